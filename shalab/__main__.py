@@ -1,0 +1,7 @@
+"""python -m shalab"""
+
+import sys
+
+from shalab.cli import main
+
+sys.exit(main())

@@ -1,0 +1,147 @@
+"""The single head: one full matrix, three static gates, and a memory that stores one vector per byte."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from shalab.device import draws_fast
+from shalab.dropout import Dropout
+
+# T window, B streams, D width, M bytes in memory, K = M + T, N heads
+
+
+class OverparameterisedVector(nn.Module):
+    """A learned vector (D,) that is trained through a matrix and stored without it.
+
+    overparam(v) = sigmoid(f) * tanh(c), (c, f) = split(W sigmoid(v) + b), W: (2D, D). It depends on no
+    input, so after training it is a constant: `collapse` computes it once and drops W and b.
+    """
+
+    def __init__(self, d_model: int, collapsed: bool):
+        super().__init__()
+        self.vector = nn.Parameter(torch.zeros(d_model))
+        self.linear = None if collapsed else nn.Linear(d_model, 2 * d_model)
+
+    def forward(self) -> Tensor:
+        if self.linear is None:
+            return self.vector
+        c, f = self.linear(torch.sigmoid(self.vector)).chunk(2)  # (D,), (D,)
+        return torch.sigmoid(f) * torch.tanh(c)
+
+    @torch.no_grad()
+    def collapse(self) -> None:
+        self.vector = nn.Parameter(self())
+        self.linear = None
+
+
+def attention_mask(bptt: int, n_keys: int, device: torch.device | None = None) -> Tensor:
+    """(T, K) bool, True where query t may look: all of the memory, and the window up to and including t."""
+    return torch.ones(bptt, n_keys, dtype=torch.bool, device=device).tril(n_keys - bptt)
+
+
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """softmax(q k^T + mask): q (..., T, D), already scaled, k (..., K, D) -> (..., T, K)"""
+    scores = q @ k.mT
+    return scores.masked_fill(~attention_mask(*scores.shape[-2:], scores.device), -math.inf).softmax(-1)
+
+
+class _Read(torch.autograd.Function):
+    """softmax(q c^T + mask), dropout, times c with dropout, one stream at a time.
+
+    The memory is a constant, so the backward pass needs gradients for the window's rows only: four products
+    as long as the memory instead of six. One stream's (T, K) weights fit in the cache, all streams' do not.
+    """
+
+    @staticmethod
+    def forward(ctx, q, window, context, drop, dropout):
+        """q (T, B, D), window (T, B, D), context (K, B, D) -> (T, B, D)"""
+        bptt, n_streams, _ = q.shape
+        future = ~attention_mask(bptt, bptt, q.device)  # (T, T)
+        read = torch.empty_like(q)
+        ctx.weights, ctx.masks = [], []
+        for b in range(n_streams):
+            c = context[:, b]  # (K, D)
+            scores = q[:, b] @ c.T  # (T, K)
+            scores[:, -bptt:].masked_fill_(future, -math.inf)
+            weights = scores.softmax(-1)
+            masks = drop.mask(weights.shape, dropout), drop.mask(c.shape, dropout)
+            torch.mm(_times(weights, masks[0]), _times(c, masks[1]), out=read[:, b])
+            ctx.weights.append(weights)
+            ctx.masks.append(masks)
+        ctx.save_for_backward(q, context)
+        return read
+
+    @staticmethod
+    def backward(ctx, d_read):
+        q, context = ctx.saved_tensors
+        bptt = len(q)
+        d_q, d_window = torch.empty_like(q), torch.empty_like(q)
+        for b, (weights, (weights_mask, values_mask)) in enumerate(zip(ctx.weights, ctx.masks, strict=True)):
+            c, d_out = context[:, b], d_read[:, b]  # (K, D), (T, D)
+            d_weights = _times(d_out @ _times(c, values_mask).T, weights_mask)  # (T, K)
+            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)  # (T, K)
+            torch.mm(d_scores, c, out=d_q[:, b])
+            d_values = _times(weights, weights_mask)[:, -bptt:].T @ d_out  # (T, D), of the window's rows
+            d_values = d_values if values_mask is None else d_values * values_mask[-bptt:]
+            d_window[:, b] = torch.addmm(d_values, d_scores[:, -bptt:].T, q[:, b])
+        return d_q, d_window, None, None, None
+
+
+def _times(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else x * mask
+
+
+def split_heads(x: Tensor, n_heads: int) -> Tensor:
+    """(T, B, D) -> (T, B N, D / N): every head is a stream of its own"""
+    return x.unflatten(-1, (n_heads, -1)).flatten(1, 2)
+
+
+class AttentionHead(nn.Module):
+    """Attention over context = memory + window.
+
+    Queries come through the only full matrix; keys and values are the context itself under a static
+    gate, so the memory holds neither. Order is the LSTM's business: there are no positions.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, dropout: float, collapsed: bool = False):
+        super().__init__()
+        self.n_heads = n_heads
+        self.dropout = dropout
+        self.query = nn.Linear(d_model, d_model)
+        self.norm_query = nn.LayerNorm(d_model, eps=1e-12)
+        self.query_gate = nn.Parameter(torch.zeros(d_model))
+        self.key_gate = nn.Parameter(torch.zeros(d_model))
+        self.value_gate = OverparameterisedVector(d_model, collapsed)
+
+    def forward(
+        self, h: Tensor, window: Tensor, context: Tensor, drop: Dropout, need_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """h, window (T, B, D), context (K, B, D) -> what was read (T, B, D); the weights (B, N, T, K) if asked for.
+
+        context is the memory and, as its last T rows, the window once more: those rows get their gradient
+        through `window`, context itself gets none.
+
+        A gate multiplies a dimension of q, k or v. What multiplies k may as well multiply q, and what
+        multiplies v the result: the gates touch T rows instead of K.
+        """
+        q = torch.sigmoid(self.query_gate) * self.norm_query(self.query(h))  # (T, B, D)
+        q = drop(q, self.dropout) * (torch.sigmoid(self.key_gate) / math.sqrt(q.shape[-1] / self.n_heads))
+        q, window, context = (split_heads(x.to(h.dtype), self.n_heads) for x in (q, window, context))  # (., B N, D / N)
+        weights = None
+        if need_weights or draws_fast(q):
+            context = torch.cat([context[: -len(window)], window]).transpose(0, 1)  # (B N, K, D / N)
+        if need_weights:
+            weights = attention_weights(q.transpose(0, 1), context)  # (B N, T, K)
+            read = (drop(weights, self.dropout) @ drop(context, self.dropout)).transpose(0, 1)  # (T, B N, D / N)
+            weights = weights.unflatten(0, (-1, self.n_heads))
+        elif draws_fast(q):
+            mask = attention_mask(len(q), context.shape[1], q.device)
+            p = self.dropout if drop.training else 0.0
+            read = F.scaled_dot_product_attention(
+                q.transpose(0, 1), context, drop(context, self.dropout), mask, dropout_p=p, scale=1.0
+            ).transpose(0, 1)
+        else:
+            read = _Read.apply(q, window, context, drop, self.dropout)
+        return self.value_gate() * read.reshape(h.shape), weights

@@ -1,0 +1,38 @@
+"""Boom: a feed-forward layer with one matrix instead of two."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from shalab.dropout import Dropout
+
+# D width, H Boom width, a multiple of D
+
+
+def gelu(u: Tensor) -> Tensor:
+    """The sigmoid approximation u * sigmoid(1.702 u) (Hendrycks & Gimpel 2016, section 2), as the paper's code has it."""
+    return u * torch.sigmoid(1.702 * u)
+
+
+class Boom(nn.Module):
+    """(..., D) -> (..., D): widen to H, then fold: the H / D chunks of width D are summed.
+
+    A Transformer's feed-forward layer needs a second matrix to come back to D; the fold needs none.
+    """
+
+    def __init__(self, d_model: int, d_boom: int, dropout: float):
+        super().__init__()
+        self.widen = nn.Linear(d_model, d_boom)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, drop: Dropout) -> Tensor:
+        # gelu(u) = silu(1.702 u) / 1.702: the inner factor is moved into the small matrix and the outer one
+        # behind the fold, so that the widest tensor is passed over once instead of four times.
+        x = F.silu(F.linear(x, 1.702 * self.widen.weight, 1.702 * self.widen.bias))  # (..., H)
+        x = drop(x, self.dropout)
+        return fold(x, self.widen.in_features) / 1.702
+
+
+def fold(x: Tensor, d_model: int) -> Tensor:
+    """Sums the chunks of width D: (..., H) -> (..., D)"""
+    return x.unflatten(-1, (-1, d_model)).sum(-2)  # (..., H / D, D) -> (..., D)

@@ -1,0 +1,69 @@
+"""Checkpoints: one file of plain tensors and numbers, written whole or not at all."""
+
+import os
+import pickle
+from pathlib import Path
+
+import torch
+
+from shalab.errors import InputError
+from shalab.model import SHARNN, ModelConfig
+
+FORMAT = "shalab checkpoint"
+VERSION = 1
+
+
+def save_checkpoint(path: Path, content: dict) -> None:
+    """Writes `content` (tensors, numbers, strings, containers) so that `path` is always a whole file.
+
+    A crash, a full disk or a signal leaves the previous checkpoint in place.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            torch.save({"format": FORMAT, "version": VERSION, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> dict:
+    """Reads what `save_checkpoint` wrote, onto the CPU, without running any pickled code.
+
+    Raises InputError if the file is missing, cut short, foreign, or of a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path} is cut short or no checkpoint: {str(error).splitlines()[0][:80]}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path} is not a checkpoint of shalab; weights of the original code go through import_original")
+    if content["version"] > VERSION:
+        raise InputError(f"{path} has format version {content['version']}, this shalab reads up to {VERSION}: update it")
+    return content
+
+
+def load_model(path: Path) -> SHARNN:
+    """The model with the best validation score of a checkpoint, in evaluation mode.
+
+    path: a checkpoint file, or a run's folder.
+    """
+    path = Path(path)
+    content = load_checkpoint(path / "checkpoint.pt" if path.is_dir() else path)
+    model = SHARNN(ModelConfig(**content["config"]["model"]))
+    load_weights(model, content["best"], path)
+    return model.eval()
+
+
+def load_weights(model: SHARNN, weights: dict, path: Path) -> None:
+    """load_state_dict with a one-line InputError for weights of another configuration."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:160]
+        raise InputError(f"{path} holds weights of another configuration: {first}") from error

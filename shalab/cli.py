@@ -1,0 +1,273 @@
+"""The command line: shalab data | train | eval | generate | info."""
+
+import argparse
+import itertools
+import json
+import math
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from shalab.checkpoint import load_checkpoint, load_model
+from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, fetch, load_corpus
+from shalab.device import DEVICES, DTYPES, Precision
+from shalab.errors import InputError
+from shalab.evaluate import evaluate
+from shalab.generate import as_text, generate
+from shalab.metrics import NATS_PER_BIT
+from shalab.presets import PRESETS, Budget, find_preset
+from shalab.run import Run, stop_on_interrupt
+from shalab.train import CheckpointEvent, EndEvent, EvalEvent, NonFiniteError, SampleEvent, StepEvent
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0 for done, 2 for a mistake in what was asked for."""
+    options = parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except InputError as error:
+        print(f"shalab: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except NonFiniteError as error:
+        print(f"shalab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("shalab: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    top = argparse.ArgumentParser(
+        prog="shalab", description="Single Headed Attention RNN, from bytes to a trained model."
+    )
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    machine = argparse.ArgumentParser(add_help=False)
+    machine.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto, the fastest there is)")
+    machine.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="format of matrix products (default: auto)")
+
+    data = commands.add_parser("data", help="download and verify a corpus")
+    data.add_argument("name", choices=SOURCES, help=f"kept in a cache folder that ${CACHE_VARIABLE} can move")
+    data.set_defaults(command=data_command)
+
+    train = commands.add_parser("train", parents=[machine], help="train a model")
+    train.add_argument("--preset", default=None, help=f"recipe, one of {', '.join(PRESETS)} (default: laptop)")
+    train.add_argument("--data", default=None, metavar="NAME_OR_PATH", help="corpus or any file (default: enwik6, which is embedded)")
+    budget = train.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, metavar="X", help="train for about X minutes: measured once, then a fixed number of steps")
+    budget.add_argument("--steps", type=int, metavar="N", help="train for N updates")
+    budget.add_argument("--epochs", type=float, metavar="E", help="train for E passes over the training split")
+    train.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/PRESET-DATA-NUMBER, a new one)")
+    train.add_argument("--seed", type=int, metavar="S", help="of initialisation, dropout and window lengths (default: 0)")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
+    train.add_argument("--batch-size", type=int, metavar="B", help="streams read side by side (default: the preset's)")
+    train.add_argument("--lr", type=float, help="learning rate (default: the preset's)")
+    train.set_defaults(command=train_command)
+
+    evaluation = commands.add_parser("eval", parents=[machine], help="bits per byte of a split or a file")
+    evaluation.add_argument("run", help="a run's folder, or a checkpoint file")
+    evaluation.add_argument("--data", metavar="NAME_OR_PATH", help="corpus or any file (default: the one it was trained on)")
+    evaluation.add_argument("--split", choices=(*SPLITS, "all"), default="test", help="what to score (default: test)")
+    evaluation.add_argument("--window", type=int, default=1024, metavar="T", help="bytes per step (default: 1024)")
+    evaluation.add_argument("--max-context", type=int, metavar="K", help="most bytes that attention sees (default: as trained)")
+    evaluation.add_argument("--context", type=int, metavar="N", help="bytes before the split to read first (default: 16384, or twice the memory)")
+    evaluation.add_argument("--streams", type=int, default=1, metavar="S", help="pieces to read side by side, each warmed up by what precedes it (default: 1)")
+    evaluation.set_defaults(command=eval_command)
+
+    text = commands.add_parser("generate", parents=[machine], help="continue a prompt")
+    text.add_argument("run", help="a run's folder, or a checkpoint file")
+    text.add_argument("--prompt", default="\n", help="text to continue (default: a new line)")
+    text.add_argument("--bytes", type=int, default=500, metavar="N", help="bytes to write (default: 500)")
+    text.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest byte (default: 0.8)")
+    text.add_argument("--top-k", type=int, default=0, metavar="K", help="choose among the K likeliest bytes (default: all)")
+    text.add_argument("--top-p", type=float, default=1.0, metavar="P", help="choose among the likeliest bytes that reach probability P (default: 1)")
+    text.add_argument("--max-context", type=int, metavar="K", help="most bytes that attention sees (default: as trained)")
+    text.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
+    text.set_defaults(command=generate_command)
+
+    info = commands.add_parser("info", parents=[machine], help="presets, corpora and this machine; or what a run holds")
+    info.add_argument("run", nargs="?", help="a run's folder, or a checkpoint file")
+    info.set_defaults(command=info_command)
+    return top
+
+
+def data_command(options) -> None:
+    with tqdm(unit="B", unit_scale=True, desc=options.name, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        path = fetch(options.name, progress)
+    print(f"{options.name}: verified, {f'at {path}' if path else 'embedded in the package'}")
+
+
+def train_command(options) -> None:
+    precision = Precision.pick(options.device, options.dtype)
+    run = _resumed(options, precision) if options.resume else _created(options, precision)
+    trainer = run.trainer
+    print(
+        f"{run.config.preset} on {run.corpus.name} ({len(run.corpus):,} bytes), {trainer.model.n_parameters:,} parameters, "
+        f"{precision}, seed {run.config.seed}, {trainer.total_steps:,} steps -> {run.folder}"
+    )
+    with stop_on_interrupt(run.stop):
+        ended = show_progress(run)
+        result = run.finish() if ended.reason == "finished" else {}
+        if result:
+            report(run, result)
+        else:
+            print(f"stopped at step {ended.step:,}; go on with: shalab train --resume --out {run.folder}")
+
+
+def _created(options, precision: Precision) -> Run:
+    name = options.preset or "laptop"
+    preset = find_preset(name)
+    changes = {
+        field: value
+        for field, value in (("batch_size", options.batch_size), ("lr", options.lr))
+        if value is not None
+    }
+    preset = replace(preset, train=replace(preset.train, **changes))
+    given = {key: getattr(options, key) for key in ("minutes", "steps", "epochs") if getattr(options, key) is not None}
+    data = options.data or "enwik6"
+    folder = Path(options.out) if options.out else _next_folder(f"{name}-{Path(data).name}")
+    return Run.create(folder, name, preset, data, options.seed or 0, Budget(**given) if given else None, precision)
+
+
+def _next_folder(stem: str) -> Path:
+    return next(path for n in itertools.count(1) if not (path := Path("runs") / f"{stem}-{n}").exists())
+
+
+def _resumed(options, precision: Precision) -> Run:
+    if not options.out:
+        raise InputError("--resume needs --out, the folder of the run to go on with")
+    run = Run.resume(options.out, precision)
+    stored = {
+        "preset": run.config.preset, "seed": run.config.seed, **vars(run.config.budget),
+        "batch_size": run.config.train.batch_size, "lr": run.config.train.lr,
+        "data": options.data if options.data and Path(options.data).name == run.corpus.name else run.config.data,
+    }  # fmt: skip
+    for name, value in stored.items():
+        asked = getattr(options, name)
+        if asked is not None and asked != value:
+            raise InputError(f"{run.folder} was begun with {name} {value}, not {asked}: leave that option out, or name another --out")
+    return run
+
+
+def show_progress(run: Run) -> EndEvent:
+    """Reads a run's events to the end, as a progress bar with a line per evaluation."""
+    trainer = run.trainer
+    valid = f"{trainer.best_bpc:.3f}" if trainer.best_bpc < math.inf else "-"
+    ended = EndEvent(trainer.step, "stopped")
+    with tqdm(total=trainer.total_steps, initial=trainer.step, unit="step", disable=None) as bar:
+        smooth = None
+        for event in run.events():
+            match event:
+                case StepEvent():
+                    bpc = event.loss_nats / NATS_PER_BIT
+                    smooth = bpc if smooth is None else 0.95 * smooth + 0.05 * bpc
+                    bar.update()
+                    bar.set_postfix_str(
+                        f"train {smooth:.3f} valid {valid} bpc, {event.n_bytes / event.elapsed_s / 1e3:.1f} kB/s", refresh=False
+                    )
+                case EvalEvent():
+                    valid = f"{event.valid_bpc:.3f}"
+                    bar.write(
+                        f"step {event.step:,}: {event.n_bytes / 1e6:.2f} MB read in {event.elapsed_s:.0f} s, "
+                        f"train {smooth:.3f}, valid {valid} bpc{' (best)' if event.best else ''}"
+                    )
+                case EndEvent():
+                    ended = event
+                case SampleEvent() | CheckpointEvent():
+                    pass
+    return ended
+
+
+def report(run: Run, result: dict) -> None:
+    """Prints the table; writes curve.png and sample.txt."""
+    from shalab import plots  # matplotlib takes a second to import; only here it is needed
+    from shalab.baselines import PUBLISHED, baselines
+
+    print("comparing with gzip, bzip2 and xz, given the same preceding bytes ...", flush=True)
+    rows = [(name, *scores) for name, scores in baselines(run.corpus.data, run.corpus.bounds).items()]
+    xz = next(valid for name, valid, _ in rows if name.startswith("xz"))
+    rows.append((f"this model, {result['n_parameters']:,} parameters", result["valid_bpc"], result["test_bpc"]))
+    rows.sort(key=lambda row: -row[2])
+    lines = [f"{'bits per byte':<54}{'valid':>9}{'test':>9}"]
+    lines += [f"{name:<54}{valid:>9.3f}{test:>9.3f}" for name, valid, test in rows]
+    lines += ["full-size results on enwik8, as published"]
+    lines += [f"{f'{name}, {size}':<54}{'':>9}{test:>9.3f}" for name, test, size in PUBLISHED]
+    print("\n".join(lines))
+    plots.save(plots.learning_curve(run.metrics(), {"xz -9e": xz}), run.folder / "curve.png")
+    model = load_model(run.folder)
+    prompt = run.corpus.split("train")[-100:].tobytes()
+    text = "".join(as_text(generate(run.precision.place(model), prompt, 1000, run.precision, seed=result["seed"])))
+    (run.folder / "sample.txt").write_text(text, encoding="utf-8")
+    print(f"{run.folder}: result.json, curve.png, sample.txt, metrics.jsonl, checkpoint.pt")
+
+
+def eval_command(options) -> None:
+    precision = Precision.pick(options.device, options.dtype)
+    model = _model(options, precision)
+    data = options.data or load_checkpoint(_file(options.run))["config"]["data"]
+    corpus = load_corpus(data)
+    begin, end = corpus.bounds[options.split] if options.split != "all" else (0, len(corpus))
+    bpc = evaluate(model, corpus.data, begin, end, precision, options.window, options.streams, options.context)
+    print(f"{corpus.name} {options.split}: {bpc:.6f} bits per byte over {end - begin:,} bytes")
+
+
+def generate_command(options) -> None:
+    precision = Precision.pick(options.device, options.dtype)
+    model = _model(options, precision)
+    prompt = options.prompt.encode("utf-8", "surrogateescape")
+    stream = generate(
+        model, prompt, options.bytes, precision, options.temperature, options.top_k, options.top_p, options.seed
+    )
+    sys.stdout.write(prompt.decode("utf-8", "replace"))
+    for piece in as_text(stream):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def _file(run: str) -> Path:
+    return Path(run) / "checkpoint.pt" if Path(run).is_dir() else Path(run)
+
+
+def _model(options, precision: Precision):
+    model = precision.place(load_model(_file(options.run)))
+    if options.max_context is not None:
+        if options.max_context < 0:
+            raise InputError(f"--max-context must be at least 0, got {options.max_context}")
+        model.max_context = options.max_context
+    return model
+
+
+def info_command(options) -> None:
+    if options.run:
+        content = load_checkpoint(_file(options.run))
+        del content["config"]["budget"]
+        print(json.dumps({"step": content["step"], "best_valid_bpc": content["best_bpc"], **content["config"]}, indent=2))
+        return
+    from shalab.model import SHARNN
+
+    print(f"device: {Precision.pick(options.device, options.dtype)}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for name, preset in PRESETS.items():
+        with torch.device("meta"):
+            n_parameters = SHARNN(preset.model).n_parameters
+        budget = " ".join(f"{value:g} {key}" for key, value in vars(preset.budget).items() if value)
+        print(f"preset {name}: {n_parameters:,} parameters, width {preset.model.d_model}, {preset.model.n_layers} blocks, {budget}")
+    for name, source in SOURCES.items():
+        try:
+            load_corpus(name)
+            there = "verified"
+        except InputError:
+            there = f"not here: shalab data {name}"
+        print(f"corpus {name}: {source.n_bytes:,} bytes, {there}")

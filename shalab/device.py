@@ -1,0 +1,94 @@
+"""Everything that depends on the machine: which device, which number format, its random state.
+
+No other module names a device or moves a tensor.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from shalab.errors import InputError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A device and the format of its matrix products; parameters, LAMB and sums stay in float32.
+
+    Use `Precision.pick`; the bare constructor checks nothing.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def pick(cls, device: str = "auto", dtype: str = "auto") -> "Precision":
+        """device: one of DEVICES; dtype: "auto" or one of DTYPES.
+
+        auto takes CUDA, then Apple's MPS, then the CPU, and bfloat16 on a card that has it, float16 with
+        loss scaling on one that has not, float32 elsewhere.
+        """
+        if device == "auto":
+            device = next((name for name, there in _available().items() if there), "cpu")
+        if device not in DEVICES:
+            raise InputError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
+        if not _available()[device]:
+            raise InputError(f"this PyTorch sees no {device} device; use --device cpu or auto")
+        if dtype == "auto":
+            dtype = "float32"
+            if device == "cuda":
+                dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+        if dtype not in DTYPES:
+            raise InputError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
+        return cls(torch.device(device), DTYPES[dtype])
+
+    def autocast(self) -> AbstractContextManager:
+        """Matrix products inside run in `dtype`; does nothing for float32."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Loss scaling, which float16 needs for its small exponent; passes everything through for other formats."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    def place(self, x: Tensor | nn.Module):
+        """Moves a tensor or a module to the device."""
+        return x.to(self.device)
+
+    def synchronize(self) -> None:
+        """Waits for queued work, so that a clock read afterwards measures it."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    def random_state(self) -> dict[str, Tensor]:
+        """Of every generator that training draws from."""
+        state = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        elif self.device.type == "mps":
+            state["mps"] = torch.mps.get_rng_state()
+        return state
+
+    def set_random_state(self, state: dict[str, Tensor]) -> None:
+        torch.set_rng_state(state["cpu"])
+        if "cuda" in state and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+        elif "mps" in state and self.device.type == "mps":
+            torch.mps.set_rng_state(state["mps"])
+
+    def __str__(self) -> str:
+        return f"{self.device.type} ({str(self.dtype).removeprefix('torch.')})"
+
+
+def draws_fast(x: Tensor) -> bool:
+    """Whether x's device draws random numbers as fast as it multiplies: a GPU does, a CPU does not."""
+    return x.device.type != "cpu"
+
+
+def _available() -> dict[str, bool]:
+    return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

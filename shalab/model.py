@@ -1,0 +1,233 @@
+"""SHA-RNN: LSTM blocks, one attention head, Boom (Merity 2019, arXiv 1911.11423).
+
+Where the paper and the code published with it differ, the code produced the published numbers and is
+followed here; its parameters that take part in no computation are left out.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from shalab.attention import AttentionHead
+from shalab.boom import Boom
+from shalab.dropout import Dropout
+from shalab.errors import InputError
+
+# T window, B streams, D width, V vocabulary, M bytes in memory, K = M + T
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The paper's model by default.
+
+    vocab_size        V, number of different ids; 256 makes every byte encodable
+    d_model           D, width of the embedding, the LSTMs and the head
+    d_boom            H, Boom's inner width, a multiple of D
+    n_layers          L, number of blocks
+    n_heads           heads that each attention layer is split into; divides D
+    attention_layers  blocks that have attention, counted from 0; () for none
+    max_context       most bytes that attention sees, memory and window together; a window longer than
+                      this still sees all of itself
+    dropout           probability before the decoder
+    dropout_input     probability after the embedding
+    dropout_hidden    probability everywhere inside the blocks
+    collapsed         True if the heads' value vectors are stored without the matrix that trained them
+    """
+
+    vocab_size: int = 256
+    d_model: int = 1024
+    d_boom: int = 4096
+    n_layers: int = 4
+    n_heads: int = 1
+    attention_layers: tuple[int, ...] = (2,)
+    max_context: int = 5000
+    dropout: float = 0.1
+    dropout_input: float = 0.1
+    dropout_hidden: float = 0.1
+    collapsed: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "attention_layers", tuple(self.attention_layers))
+        faults = [
+            f"{name} must be a positive integer, got {getattr(self, name)!r}"
+            for name in ("vocab_size", "d_model", "d_boom", "n_layers", "n_heads")
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1
+        ]
+        if not isinstance(self.max_context, int) or self.max_context < 0:
+            faults.append(f"max_context must be an integer of at least 0, got {self.max_context!r}")
+        for name in ("dropout", "dropout_input", "dropout_hidden"):
+            if not 0 <= getattr(self, name) < 1:
+                faults.append(f"{name} must be at least 0 and below 1, got {getattr(self, name)!r}")
+        if not faults:
+            if self.d_boom % self.d_model:
+                faults.append(f"d_boom must be a multiple of d_model {self.d_model}, got {self.d_boom}")
+            if self.d_model % self.n_heads:
+                faults.append(f"n_heads must divide d_model {self.d_model}, got {self.n_heads}")
+            if strays := [layer for layer in self.attention_layers if layer not in range(self.n_layers)]:
+                faults.append(f"attention_layers must be blocks from 0 to {self.n_layers - 1}, got {strays}")
+        if faults:
+            raise InputError("; ".join(faults))
+
+
+class State(NamedTuple):
+    """What a model carries from window to window, per block, detached from the gradient.
+
+    hidden[l]  the LSTM's (h, c), (1, B, D) each
+    memory[l]  (M, B, D), or None for a block without attention
+    """
+
+    hidden: tuple[tuple[Tensor, Tensor], ...]
+    memory: tuple[Tensor | None, ...]
+
+
+def last(x: Tensor, n: int) -> Tensor:
+    """The last n rows of x, all of them if it has fewer; none for n <= 0, where x[-0:] would be everything."""
+    return x[max(0, len(x) - max(0, n)) :]
+
+
+class Block(nn.Module):
+    """LSTM, attention if the block has it, Boom."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        d_model = config.d_model
+        self.dropout = config.dropout_hidden
+        self.norm_start = nn.LayerNorm(d_model, eps=1e-12)
+        self.lstm = nn.LSTM(d_model, d_model)
+        self.attention = None
+        if layer in config.attention_layers:
+            self.norm_mid = nn.LayerNorm(d_model, eps=1e-12)
+            self.norm_memory = nn.LayerNorm(d_model, eps=1e-12)
+            self.attention = AttentionHead(d_model, config.n_heads, self.dropout, config.collapsed)
+        self.norm_ff = nn.LayerNorm(d_model, eps=1e-12)
+        self.norm_boom = nn.LayerNorm(d_model, eps=1e-12)
+        self.boom = Boom(d_model, config.d_boom, self.dropout)
+
+    def forward(self, h, hidden, memory, max_context, drop, need_weights):
+        """h (T, B, D) -> h (T, B, D), hidden, memory, weights (B, N, T, K) or None"""
+        x, hidden = self.lstm(self.norm_start(h), hidden)  # (T, B, D)
+        h = drop(x, self.dropout)  # no residual around the LSTM
+        weights = None
+        if self.attention is not None:
+            m, h = self.norm_memory(h), self.norm_mid(h)  # (T, B, D) each
+            if memory is None:
+                memory = m[:0].detach()
+            context = torch.cat([last(memory, max_context - len(h)).to(m.dtype), m.detach()])  # (K, B, D)
+            memory = last(context, max_context)  # (M, B, D)
+            read, weights = self.attention(h, m, context, drop, need_weights)  # (T, B, D)
+            h = h + drop(read, self.dropout)
+        h, x = self.norm_ff(h), self.norm_boom(h)  # the residual starts from the normalised h
+        h = h + drop(self.boom(x, drop), self.dropout)
+        return h, hidden, memory, weights
+
+
+class SHARNN(nn.Module):
+    """Bytes in, next bytes' logits and the state out.
+
+    >>> model = SHARNN(ModelConfig(d_model=12, d_boom=48, max_context=100))
+    >>> logits, state = model(torch.zeros(7, 3, dtype=torch.long))
+    >>> logits, state = model(torch.zeros(5, 3, dtype=torch.long), state)
+    >>> logits.shape, state.memory[2].shape
+    (torch.Size([5, 3, 256]), torch.Size([12, 3, 12]))
+
+    max_context: an attribute, taken from the configuration; it may be raised after training, since
+    nothing depends on positions.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.max_context = config.max_context
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.decoder = nn.Linear(config.d_model, config.vocab_size)
+        self.decoder.weight = self.embedding.weight
+        self.apply(self._init)
+
+    def _init(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.1 / self.config.d_model**0.5)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor, state: State | None = None, need_weights: bool = False):
+        """x (T, B) int64 -> logits (T, B, V), state; with need_weights also {block: (B, N, T, K)}.
+
+        state None is the beginning of a text: zero hidden state, empty memory.
+        """
+        if x.ndim != 2 or x.dtype != torch.long:
+            raise InputError(f"x must be int64 of shape (T, B), got {x.dtype} of shape {tuple(x.shape)}")
+        if state is None:
+            state = State((None,) * len(self.blocks), (None,) * len(self.blocks))
+        elif state.hidden[0][0].shape[1] != x.shape[1]:
+            raise InputError(f"state is of {state.hidden[0][0].shape[1]} streams, x of {x.shape[1]}")
+        hidden, memory, weights = [], [], {}
+        drop = Dropout(self.training)
+        h = drop(self.embedding(x), self.config.dropout_input)  # (T, B, D)
+        for layer, block in enumerate(self.blocks):
+            h, pair, rows, seen = block(
+                h, state.hidden[layer], state.memory[layer], self.max_context, drop, need_weights
+            )  # fmt: skip
+            hidden.append(tuple(part.detach() for part in pair))
+            memory.append(rows)
+            if seen is not None:
+                weights[layer] = seen
+        logits = self.decoder(drop(h, self.config.dropout))  # (T, B, V)
+        state = State(tuple(hidden), tuple(memory))
+        return (logits, state, weights) if need_weights else (logits, state)
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def collapse(self) -> "SHARNN":
+        """Stores each head's value vector without its training matrix, in place: same outputs, 2D^2 + 2D fewer parameters a head."""
+        for block in self.blocks:
+            if block.attention is not None and not self.config.collapsed:
+                block.attention.value_gate.collapse()
+        self.config = replace(self.config, collapsed=True)
+        return self
+
+
+_ORIGINAL_NAMES = {
+    "lnstart": "norm_start",
+    "lnmid": "norm_mid",
+    "lnmem": "norm_memory",
+    "lnff": "norm_ff",
+    "lnxff": "norm_boom",
+    "rnn": "lstm",
+    "ff.linear1": "boom.widen",
+    "attn.q": "attention.query",
+    "attn.qln": "attention.norm_query",
+    "attn.qs": "attention.query_gate",
+    "attn.ks": "attention.key_gate",
+    "attn.vs": "attention.value_gate.vector",
+    "attn.vq.l1": "attention.value_gate.linear",
+}
+
+
+def import_original(params: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with the original code's names -> one that SHARNN.load_state_dict takes.
+
+    What the original registers and never uses is dropped. Raises InputError for names of another model.
+    """
+    result = {}
+    for name, tensor in params.items():
+        block, _, part = name.partition(".")[2].partition(".")
+        stem, dot, leaf = part.rpartition(".")
+        if name in ("encoder.weight", "decoder.weight", "decoder.bias"):
+            if name != "decoder.bias":
+                result["embedding.weight"] = result["decoder.weight"] = tensor
+            else:
+                result[name] = tensor
+        elif name.startswith("blocks.") and part in _ORIGINAL_NAMES:  # a bare vector, (1, 1, D) there
+            result[f"blocks.{block}.{_ORIGINAL_NAMES[part]}"] = tensor.flatten()
+        elif name.startswith("blocks.") and stem in _ORIGINAL_NAMES:
+            attends = f"blocks.{block}.attn.q.weight" in params
+            if attends or stem not in ("lnmid", "lnmem"):
+                result[f"blocks.{block}.{_ORIGINAL_NAMES[stem]}.{leaf}"] = tensor
+        elif part not in ("attn.qkvs", "attn.r_gate", "lnout.weight", "lnout.bias"):
+            raise InputError(f"{name} is no parameter of the original SHA-RNN")
+    return result

@@ -1,0 +1,124 @@
+"""Min-trust LAMB and learning-rate schedules."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from shalab.errors import InputError
+
+
+class Lamb(Optimizer):
+    """LAMB (You et al. 2019) with a floor under the trust ratio (Merity 2019).
+
+        m = b1 m + (1 - b1) g;   v = b2 v + (1 - b2) g^2        no bias correction
+        u = m / (sqrt(v) + eps) + weight_decay w
+        r = min(|w|, 10) / |u|, 1 where either norm is 0;   r = max(r, min_trust)
+        w = w - lr r u
+
+    A tensor with a small norm moves by a small step under LAMB: at an initialisation near zero it can
+    barely leave. The floor lets it. min_trust=None is ordinary LAMB.
+
+    After a step, `state[p]` holds the 0-dimensional tensors weight_norm (clamped), update_norm and
+    trust_ratio of each parameter p beside its moments.
+    """
+
+    def __init__(
+        self,
+        params,
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 1.2e-6,
+        min_trust: float | None = 0.25,
+    ):
+        faults = []
+        if not lr >= 0:
+            faults.append(f"lr must be at least 0, got {lr}")
+        if not all(0 <= beta < 1 for beta in betas):
+            faults.append(f"betas must be at least 0 and below 1, got {betas}")
+        if not eps > 0:
+            faults.append(f"eps must be above 0, got {eps}")
+        if not weight_decay >= 0:
+            faults.append(f"weight_decay must be at least 0, got {weight_decay}")
+        if min_trust is not None and not min_trust >= 0:
+            faults.append(f"min_trust must be None or at least 0, got {min_trust}")
+        if faults:
+            raise InputError("; ".join(faults))
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "min_trust": min_trust}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None):
+        """One update of every parameter that has a gradient. All tensors go through each line together."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if params := [p for p in group["params"] if p.grad is not None]:
+                self._update(group, params, [p.grad for p in params])
+        return loss
+
+    def _update(self, group: dict, params: list[Tensor], grads: list[Tensor]) -> None:
+        for p in params:
+            if not self.state[p]:
+                self.state[p] = {"m": torch.zeros_like(p), "v": torch.zeros_like(p)}
+        m = [self.state[p]["m"] for p in params]
+        v = [self.state[p]["v"] for p in params]
+        beta1, beta2 = group["betas"]
+        torch._foreach_lerp_(m, grads, 1 - beta1)
+        torch._foreach_mul_(v, beta2)
+        torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
+
+        denominator = torch._foreach_sqrt(v)
+        torch._foreach_add_(denominator, group["eps"])
+        update = torch._foreach_div(m, denominator)
+        if group["weight_decay"]:
+            torch._foreach_add_(update, params, alpha=group["weight_decay"])
+
+        w_norm = torch.stack(torch._foreach_norm(params)).clamp(max=10)  # (number of tensors,)
+        u_norm = torch.stack(torch._foreach_norm(update))
+        ratio = torch.where((w_norm == 0) | (u_norm == 0), 1.0, w_norm / u_norm)
+        if group["min_trust"] is not None:
+            ratio = ratio.clamp(min=group["min_trust"])
+        torch._foreach_mul_(update, list((-group["lr"] * ratio).unbind()))
+        torch._foreach_add_(params, update)
+        for p, *values in zip(params, w_norm, u_norm, ratio, strict=True):
+            self.state[p].update(zip(("weight_norm", "update_norm", "trust_ratio"), values, strict=True))
+
+
+# A schedule maps (step, total_steps) to a factor on the learning rate. Steps count from 0.
+
+
+def warmup(step: int, warmup_steps: int) -> float:
+    """Linear from 1 / warmup_steps at step 0 to 1 at step warmup_steps - 1, then 1."""
+    return min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+
+
+def constant_then_half(step: int, total_steps: int, warmup_steps: int) -> float:
+    """The paper's: constant, then half for the last 5 of 37 parts."""
+    return warmup(step, warmup_steps) * (0.5 if step >= cooldown_start(total_steps) else 1.0)
+
+
+def cooldown_start(total_steps: int) -> int:
+    """First step of the paper's cool-down: 32 of about 37 epochs have passed."""
+    return math.ceil(total_steps * 32 / 37)
+
+
+def cosine(step: int, total_steps: int, warmup_steps: int) -> float:
+    """Half a cosine from 1 to 0 after the warm-up (Loshchilov & Hutter 2016, without restarts)."""
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return warmup(step, warmup_steps) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+
+
+def linear(step: int, total_steps: int, warmup_steps: int) -> float:
+    """Linear from 1 to 0 after the warm-up."""
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return warmup(step, warmup_steps) * (1 - min(max(progress, 0.0), 1.0))
+
+
+SCHEDULES = {"constant-then-half": constant_then_half, "cosine": cosine, "linear": linear}

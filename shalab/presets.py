@@ -1,0 +1,61 @@
+"""Named recipes."""
+
+from dataclasses import dataclass
+
+from shalab.errors import InputError
+from shalab.model import ModelConfig
+from shalab.train import TrainConfig
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: exactly one of minutes, steps and epochs."""
+
+    minutes: float | None = None
+    steps: int | None = None
+    epochs: float | None = None
+
+    def __post_init__(self):
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if len(given) != 1 or not next(iter(given.values())) > 0:
+            raise InputError(f"a budget is exactly one of minutes, steps and epochs, above 0; got {given or 'none'}")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model, the way to train it, and for how long unless told otherwise."""
+
+    model: ModelConfig
+    train: TrainConfig
+    budget: Budget
+
+
+_PAPER = TrainConfig()
+_LAPTOP = TrainConfig(
+    bptt=128, lr=1e-2, schedule="cosine", warmup_steps=100, restart_from_best=False, evaluations=10,
+)  # fmt: skip
+
+PRESETS = {
+    "laptop": Preset(
+        ModelConfig(d_model=256, d_boom=1024, n_layers=2, attention_layers=(0,), max_context=1024),
+        _LAPTOP,
+        Budget(minutes=5),
+    ),
+    "paper": Preset(ModelConfig(), _PAPER, Budget(epochs=37)),
+    "paper-all-heads": Preset(ModelConfig(attention_layers=(0, 1, 2, 3)), _PAPER, Budget(epochs=37)),
+    "lstm": Preset(ModelConfig(attention_layers=()), _PAPER, Budget(epochs=37)),
+    "tiny": Preset(
+        ModelConfig(d_model=32, d_boom=64, n_layers=2, attention_layers=(0,), max_context=64),
+        TrainConfig(
+            batch_size=8, bptt=32, lr=1e-2, schedule="cosine", warmup_steps=10, restart_from_best=False,
+            evaluations=3, sample_bytes=50,
+        ),
+        Budget(steps=60),
+    ),
+}  # fmt: skip
+
+
+def find_preset(name: str) -> Preset:
+    if name not in PRESETS:
+        raise InputError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,232 @@
+"""A run: a folder, the training that fills it, and what remains when it is over.
+
+config.json    what was asked for, and the number of steps it was turned into
+metrics.jsonl  one line per event
+checkpoint.pt  everything needed to go on, and the best weights so far
+result.json    the scores, once the run is complete
+"""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy
+import torch
+
+from shalab.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from shalab.corpus import Corpus, load_corpus
+from shalab.device import Precision
+from shalab.errors import InputError
+from shalab.evaluate import evaluate
+from shalab.metrics import NATS_PER_BIT
+from shalab.model import SHARNN, ModelConfig
+from shalab.presets import Budget, Preset
+from shalab.train import EvalEvent, Event, StepEvent, TrainConfig, Trainer, steps_in_epochs, steps_in_minutes
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that determines a run. data is a corpus's name or a path; preset a name to show."""
+
+    preset: str
+    data: str
+    data_sha256: str
+    seed: int
+    total_steps: int
+    budget: Budget
+    model: ModelConfig
+    train: TrainConfig
+
+    @classmethod
+    def from_dict(cls, content: dict) -> "RunConfig":
+        parts = {"budget": Budget, "model": ModelConfig, "train": TrainConfig}
+        return cls(**{name: parts[name](**value) if name in parts else value for name, value in content.items()})
+
+
+class Run:
+    """Make one with `create` or `resume`, then read `events()` to the end and call `finish()`."""
+
+    def __init__(self, folder: Path, config: RunConfig, corpus: Corpus, precision: Precision):
+        self.folder, self.config, self.corpus, self.precision = Path(folder), config, corpus, precision
+        self.stop = threading.Event()
+        self.trainer = self._trainer(config)
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        name: str,
+        preset: Preset,
+        data: str = "enwik6",
+        seed: int = 0,
+        budget: Budget | None = None,
+        precision: Precision | None = None,
+    ) -> "Run":
+        """A new run in `folder`, which must not hold one. A budget in minutes is calibrated here, for some seconds."""
+        folder, precision, budget = Path(folder), precision or Precision.pick(), budget or preset.budget
+        if (folder / "config.json").exists():
+            raise InputError(f"{folder} already holds a run: add --resume to go on with it, or name another --out")
+        corpus = load_corpus(data)
+        data = data if data == corpus.name else str(Path(data).resolve())
+        config = RunConfig(name, data, corpus.sha256, seed, 1, budget, preset.model, preset.train)
+        run = cls(folder, config, corpus, precision)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "metrics.jsonl").write_text("")
+        except OSError as error:
+            raise InputError(f"cannot write to {folder} ({error.strerror}): name another --out") from error
+        run.config = replace(config, total_steps=run._total_steps(budget))
+        run.trainer = run._trainer(run.config)
+        _write_json(folder / "config.json", asdict(run.config))
+        return run
+
+    @classmethod
+    def resume(cls, folder: Path, precision: Precision | None = None) -> "Run":
+        """Goes on where the last checkpoint was written; a run without one starts over."""
+        folder = Path(folder)
+        try:
+            config = RunConfig.from_dict(json.loads((folder / "config.json").read_text()))
+        except FileNotFoundError:
+            raise InputError(f"{folder} holds no run to resume: leave out --resume") from None
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            raise InputError(f"{folder / 'config.json'} is damaged ({error})") from error
+        corpus = load_corpus(config.data)
+        if corpus.sha256 != config.data_sha256:
+            raise InputError(f"{config.data} has changed since the run began: its SHA-256 was {config.data_sha256}")
+        run = cls(folder, config, corpus, precision or Precision.pick())
+        step = 0
+        path = folder / "checkpoint.pt"
+        if path.exists():
+            content = load_checkpoint(path)
+            if RunConfig.from_dict(content["config"]) != config:
+                raise InputError(f"{path} belongs to another configuration than {folder / 'config.json'}")
+            load_weights(run.trainer.model, content["best"], path)
+            run.trainer.load_state_dict(content)
+            step = run.trainer.step
+        kept = [line for line in run.metrics() if line["step"] <= step]
+        _write_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        return run
+
+    def events(self) -> Iterator[Event]:
+        """Trains, writing each event to metrics.jsonl before passing it on.
+
+        Ctrl-C and `stop.set()` end it cleanly after the update at hand, with a checkpoint. A reader who
+        leaves early also leaves a checkpoint behind.
+        """
+        events = self.trainer.events(self.stop)
+        with (self.folder / "metrics.jsonl").open("a", buffering=1) as metrics:
+            try:
+                while True:
+                    with stop_on_interrupt(self.stop):
+                        event = next(events, None)
+                    if event is None:
+                        return
+                    metrics.write(json.dumps(_as_line(event)) + "\n")
+                    yield event
+            except (GeneratorExit, KeyboardInterrupt):
+                self._save(self.trainer.state_dict())
+                raise
+
+    def metrics(self) -> list[dict]:
+        """The lines of metrics.jsonl; one cut short by a crash is left out."""
+        lines = []
+        for text in (self.folder / "metrics.jsonl").read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                lines.append(json.loads(text))
+        return lines
+
+    def finish(self) -> dict:
+        """Scores the best weights on valid and test, one stream each, and writes and returns result.json."""
+        model = SHARNN(self.config.model)
+        model.load_state_dict(self.trainer.best)
+        model = self.precision.place(model).eval()
+        scores = {}
+        for split in ("valid", "test"):
+            begin, end = self.corpus.bounds[split]
+            scores[f"{split}_bpc"] = evaluate(model, self.corpus.data, begin, end, self.precision, stop=self.stop)
+        if any(math.isnan(score) for score in scores.values()):
+            return {}
+        trainer = self.trainer
+        result = {
+            **scores,
+            "train_seconds": trainer.elapsed_s,
+            "bytes_per_second": trainer.n_bytes / trainer.elapsed_s,
+            "n_bytes": trainer.n_bytes,
+            "n_parameters": model.n_parameters,
+            "n_steps": trainer.step,
+            "preset": self.config.preset,
+            "data": self.corpus.name,
+            "data_sha256": self.config.data_sha256,
+            "device": str(self.precision),
+            "seed": self.config.seed,
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": numpy.__version__,
+            },
+        }
+        _write_json(self.folder / "result.json", result)
+        return result
+
+    def _trainer(self, config: RunConfig) -> Trainer:
+        torch.manual_seed(config.seed)
+        return Trainer(
+            SHARNN(config.model), self.corpus, config.train, self.precision, config.total_steps, config.seed, self._save
+        )
+
+    def _save(self, state: dict) -> None:
+        save_checkpoint(self.folder / "checkpoint.pt", {"config": asdict(self.config), **state})
+
+    def _total_steps(self, budget: Budget) -> int:
+        if budget.steps is not None:
+            return int(budget.steps)
+        if budget.epochs is not None:
+            return steps_in_epochs(
+                self.trainer.streams.n_positions, self.config.train, budget.epochs, self.config.seed
+            )
+        return steps_in_minutes(self.trainer, budget.minutes)
+
+
+@contextlib.contextmanager
+def stop_on_interrupt(stop: threading.Event):
+    """Within, a first Ctrl-C (or SIGTERM) sets `stop` instead of breaking off an update; a second one breaks off."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+
+    def on_signal(number, frame):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _as_line(event: Event) -> dict:
+    line = {"event": type(event).__name__.removesuffix("Event").lower(), **asdict(event)}
+    if isinstance(event, StepEvent):
+        line["bpc"] = event.loss_nats / NATS_PER_BIT
+    return line
+
+
+def _write_json(path: Path, content: dict) -> None:
+    _write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)

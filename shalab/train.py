@@ -1,0 +1,320 @@
+"""The training loop: one generator of events that the terminal, the notebooks and the tests read alike."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from shalab import evaluate as evaluation
+from shalab.batches import Streams, draw_bptt
+from shalab.corpus import Corpus
+from shalab.device import Precision
+from shalab.errors import InputError
+from shalab.generate import generate
+from shalab.model import SHARNN, State
+from shalab.optim import SCHEDULES, Lamb, cooldown_start
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The paper's recipe by default.
+
+    batch_size        B, streams read side by side
+    bptt              T, bytes per stream and window
+    vary_bptt         draw each window's length near bptt or its half, as `draw_bptt` says
+    accumulate        windows per update
+    lr                learning rate, before the schedule
+    schedule          "constant-then-half" (the paper's), "cosine" or "linear"
+    warmup_steps      steps of linear warm-up
+    restart_from_best begin the cool-down of "constant-then-half" from the best weights so far
+    weight_decay      added to LAMB's update
+    min_trust         floor of LAMB's trust ratio; None for ordinary LAMB
+    clip              largest norm of the whole gradient
+    evaluations       how often the valid split is scored, evenly spread over the run
+    checkpoint_every  steps between checkpoints
+    sample_bytes      length of the sample that follows each evaluation; 0 for none
+    """
+
+    batch_size: int = 16
+    bptt: int = 1024
+    vary_bptt: bool = True
+    accumulate: int = 1
+    lr: float = 2e-3
+    schedule: str = "constant-then-half"
+    warmup_steps: int = 800
+    restart_from_best: bool = True
+    weight_decay: float = 1.2e-6
+    min_trust: float | None = 0.25
+    clip: float = 0.25
+    evaluations: int = 37
+    checkpoint_every: int = 200
+    sample_bytes: int = 300
+
+    def __post_init__(self):
+        faults = [
+            f"{name} must be an integer of at least {least}, got {getattr(self, name)!r}"
+            for least, names in (
+                (1, ("batch_size", "bptt", "accumulate", "evaluations", "checkpoint_every")),
+                (0, ("warmup_steps", "sample_bytes")),
+            )
+            for name in names
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least
+        ]
+        for name in ("lr", "clip"):
+            if not getattr(self, name) > 0:
+                faults.append(f"{name} must be above 0, got {getattr(self, name)!r}")
+        if self.schedule not in SCHEDULES:
+            faults.append(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        if faults:
+            raise InputError("; ".join(faults))
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """An update. loss_nats: mean per byte; grad_norm: before clipping; elapsed_s: training time, evaluations excluded."""
+
+    step: int
+    total_steps: int
+    n_bytes: int
+    loss_nats: float
+    lr: float
+    grad_norm: float
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class EvalEvent:
+    """The valid split's bits per byte, read in parallel streams; best is True if it is the lowest so far."""
+
+    step: int
+    n_bytes: int
+    valid_bpc: float
+    best: bool
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class SampleEvent:
+    """What the model writes now; bytes as Latin-1 text, so that every byte is kept."""
+
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
+class CheckpointEvent:
+    step: int
+
+
+@dataclass(frozen=True)
+class EndEvent:
+    """reason: "finished", or "stopped" if it was asked to."""
+
+    step: int
+    reason: str
+
+
+Event = StepEvent | EvalEvent | SampleEvent | CheckpointEvent | EndEvent
+
+
+class NonFiniteError(ArithmeticError):
+    """Loss or gradient is NaN or infinite; the parameters are still those of the step before."""
+
+
+class Trainer:
+    """Everything that changes while a model learns, and the loop that changes it.
+
+    model, corpus   what learns from what
+    total_steps     length of the run; the schedule is a function of it
+    seed            of dropout and of the drawn window lengths. The model was initialised before.
+    save            called with `state_dict()` at each checkpoint
+    """
+
+    def __init__(
+        self,
+        model: SHARNN,
+        corpus: Corpus,
+        config: TrainConfig,
+        precision: Precision,
+        total_steps: int,
+        seed: int = 0,
+        save: Callable[[dict], None] = lambda state: None,
+    ):
+        self.model = precision.place(model)
+        self.corpus, self.config, self.precision, self.save = corpus, config, precision, save
+        self.total_steps, self.seed = total_steps, seed
+        self.optimizer = Lamb(
+            model.parameters(), lr=config.lr, weight_decay=config.weight_decay, min_trust=config.min_trust
+        )
+        self.scaler = precision.scaler()
+        self.streams = Streams(corpus.split("train"), config.batch_size)
+        self.window_generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)
+        self.step = self.n_bytes = self.cursor = 0
+        self.elapsed_s = 0.0
+        self.state: State | None = None
+        self.best_bpc, self.best = math.inf, self._weights()
+
+    def events(self, stop: threading.Event | None = None) -> Iterator[Event]:
+        """Trains from the current step to the last, or until `stop` is set; ends with a checkpoint and an EndEvent."""
+        stop = stop or threading.Event()
+        while self.step < self.total_steps and not stop.is_set():
+            if self.config.restart_from_best and self.step == self._cooldown_start() and self.best_bpc < math.inf:
+                self.model.load_state_dict(self.best)
+            yield self.update()
+            scored = self._is_evaluation(self.step) and not stop.is_set()
+            if scored and (event := self.evaluate(stop)):
+                yield event
+                if self.config.sample_bytes:
+                    yield self.sample()
+            if scored or self.step % self.config.checkpoint_every == 0:
+                self.save(self.state_dict())
+                yield CheckpointEvent(self.step)
+        self.save(self.state_dict())
+        yield CheckpointEvent(self.step)
+        yield EndEvent(self.step, "finished" if self.step == self.total_steps else "stopped")
+
+    def update(self) -> StepEvent:
+        """One update: predict, charge, differentiate, clip, step."""
+        began = time.perf_counter()
+        self.model.train()
+        lr = self.config.lr * SCHEDULES[self.config.schedule](self.step, self.total_steps, self.config.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()
+        loss_nats = 0.0
+        for _ in range(self.config.accumulate):
+            x, y = self.next_window()
+            with self.precision.autocast():
+                logits, self.state = self.model(x, self.state)  # (T, B, V)
+                loss = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten()) / self.config.accumulate
+            self.scaler.scale(loss).backward()
+            loss_nats += loss.item()
+            self.n_bytes += y.numel()
+        self.scaler.unscale_(self.optimizer)
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip).item()
+        self._check_finite(loss_nats, grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        self.elapsed_s += time.perf_counter() - began
+        return StepEvent(self.step, self.total_steps, self.n_bytes, loss_nats, lr, grad_norm, self.elapsed_s)
+
+    def next_window(self):
+        """x, y (T, B); at the end of the streams a new epoch begins, without state."""
+        if self.cursor >= self.streams.n_positions:
+            self.cursor, self.state = 0, None
+        bptt = draw_bptt(self.config.bptt, self.window_generator) if self.config.vary_bptt else self.config.bptt
+        x, y = self.streams.window(self.cursor, bptt)
+        self.cursor += len(x)
+        return self.precision.place(x), self.precision.place(y)
+
+    def evaluate(self, stop: threading.Event | None = None) -> EvalEvent | None:
+        """Scores the valid split in as many streams as training reads; None if stopped meanwhile."""
+        begin, end = self.corpus.bounds["valid"]
+        n_streams = min(self.config.batch_size, end - begin)
+        bpc = evaluation.evaluate(
+            self.model, self.corpus.data, begin, end, self.precision,
+            n_streams=n_streams, context=2 * self.model.config.max_context, stop=stop,
+        )  # fmt: skip
+        if math.isnan(bpc):
+            return None
+        best = bpc < self.best_bpc
+        if best:
+            self.best_bpc, self.best = bpc, self._weights()
+        return EvalEvent(self.step, self.n_bytes, bpc, best, self.elapsed_s)
+
+    def sample(self) -> SampleEvent:
+        """Continues the last 100 bytes before the valid split."""
+        prompt = self.corpus.split("train")[-100:].tobytes()
+        ids = generate(self.model, prompt, self.config.sample_bytes, self.precision, seed=self.seed + self.step)
+        return SampleEvent(self.step, bytes(ids).decode("latin-1"))
+
+    def state_dict(self) -> dict:
+        """All that a fresh Trainer of the same arguments needs to go on as if nothing had happened."""
+        return {
+            "model": self.model.state_dict(),
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "hidden": [list(pair) for pair in self.state.hidden] if self.state else None,
+            "memory": list(self.state.memory) if self.state else None,
+            "random": self.precision.random_state(),
+            "window_random": self.window_generator.get_state(),
+            "train_config": asdict(self.config),
+            **{name: getattr(self, name) for name in _COUNTERS},
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.best = state["best"]
+        self.state = None
+        if state["hidden"] is not None:
+            place = self.precision.place
+            self.state = State(
+                tuple((place(h), place(c)) for h, c in state["hidden"]),
+                tuple(None if rows is None else place(rows) for rows in state["memory"]),
+            )
+        self.window_generator.set_state(state["window_random"])
+        self.precision.set_random_state(state["random"])
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+
+    def _check_finite(self, loss_nats: float, grad_norm: float) -> None:
+        if math.isfinite(loss_nats) and (math.isfinite(grad_norm) or self.scaler.is_enabled()):
+            return  # the scaler skips the update by itself and lowers its scale
+        name = "the loss" if not math.isfinite(loss_nats) else "a gradient"
+        for parameter_name, parameter in self.model.named_parameters():
+            if parameter.grad is not None and not parameter.grad.isfinite().all():
+                name += f", the gradient of {parameter_name}"
+                break
+        raise NonFiniteError(
+            f"step {self.step + 1}: {name} is not finite; nothing was updated. "
+            f"Try a lower --lr (now {self.config.lr:g}), a longer warm-up, or --dtype float32"
+        )
+
+    def _weights(self) -> dict:
+        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    def _is_evaluation(self, step: int) -> bool:
+        n = min(self.config.evaluations, self.total_steps)
+        return step * n // self.total_steps > (step - 1) * n // self.total_steps
+
+    def _cooldown_start(self) -> int | None:
+        return cooldown_start(self.total_steps) if self.config.schedule == "constant-then-half" else None
+
+
+_COUNTERS = ("step", "n_bytes", "cursor", "elapsed_s", "best_bpc", "total_steps", "seed")
+
+
+def steps_in_epochs(n_positions: int, config: TrainConfig, epochs: float, seed: int) -> int:
+    """Updates that `epochs` passes over streams of `n_positions` take: the window lengths are drawn once more."""
+    generator = torch.Generator().manual_seed(seed)
+    windows, left = 0, round(n_positions * epochs)
+    while left > 0:
+        cursor = n_positions
+        while cursor > 0 and left > 0:
+            length = draw_bptt(config.bptt, generator) if config.vary_bptt else config.bptt
+            length = min(length, cursor)
+            cursor, left, windows = cursor - length, left - length, windows + 1
+    return math.ceil(windows / config.accumulate)
+
+
+def steps_in_minutes(trainer: Trainer, minutes: float, least_s: float = 4.0) -> int:
+    """Updates that fit into `minutes`: measured on a trainer that is thrown away afterwards.
+
+    The memory is filled first, since a step costs less while it is empty.
+    """
+    for _ in range(math.ceil(trainer.model.max_context / trainer.config.bptt) + 2):
+        trainer.update()
+    first, began = trainer.step, trainer.elapsed_s
+    while trainer.elapsed_s - began < least_s or trainer.step - first < 3:
+        trainer.update()
+    return max(1, round(minutes * 60 * (trainer.step - first) / (trainer.elapsed_s - began)))
