@@ -65,9 +65,9 @@ class _Read(torch.autograd.Function):
             c = context[:, b]  # (K, D)
             scores = q[:, b] @ c.T  # (T, K)
             scores[:, -bptt:].masked_fill_(future, -math.inf)
-            weights = scores.softmax(-1)
+            weights = scores.softmax(-1).to(q.dtype)
             masks = drop.mask(weights.shape, dropout), drop.mask(c.shape, dropout)
-            torch.mm(_times(weights, masks[0]), _times(c, masks[1]), out=read[:, b])
+            read[:, b] = _times(weights, masks[0]) @ _times(c, masks[1])
             ctx.weights.append(weights)
             ctx.masks.append(masks)
         ctx.save_for_backward(q, context)
@@ -82,15 +82,15 @@ class _Read(torch.autograd.Function):
             c, d_out = context[:, b], d_read[:, b]  # (K, D), (T, D)
             d_weights = _times(d_out @ _times(c, values_mask).T, weights_mask)  # (T, K)
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)  # (T, K)
-            torch.mm(d_scores, c, out=d_q[:, b])
+            d_q[:, b] = d_scores @ c
             d_values = _times(weights, weights_mask)[:, -bptt:].T @ d_out  # (T, D), of the window's rows
-            d_values = d_values if values_mask is None else d_values * values_mask[-bptt:]
+            d_values = _times(d_values, None if values_mask is None else values_mask[-bptt:])
             d_window[:, b] = torch.addmm(d_values, d_scores[:, -bptt:].T, q[:, b])
         return d_q, d_window, None, None, None
 
 
 def _times(x: Tensor, mask: Tensor | None) -> Tensor:
-    return x if mask is None else x * mask
+    return x if mask is None else x * mask.to(x.dtype)
 
 
 def split_heads(x: Tensor, n_heads: int) -> Tensor:

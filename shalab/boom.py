@@ -10,7 +10,7 @@ from shalab.dropout import Dropout
 
 
 def gelu(u: Tensor) -> Tensor:
-    """The sigmoid approximation u * sigmoid(1.702 u) (Hendrycks & Gimpel 2016, section 2), as the paper's code has it."""
+    """The sigmoid approximation u * sigmoid(1.702 u) (Hendrycks & Gimpel 2016, section 2), as the paper's code."""
     return u * torch.sigmoid(1.702 * u)
 
 

@@ -42,9 +42,13 @@ def load_checkpoint(path: Path) -> dict:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise InputError(f"{path} is cut short or no checkpoint: {str(error).splitlines()[0][:80]}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path} is not a checkpoint of shalab; weights of the original code go through import_original")
+        raise InputError(
+            f"{path} is not a checkpoint of shalab; weights of the original code go through import_original"
+        )
     if content["version"] > VERSION:
-        raise InputError(f"{path} has format version {content['version']}, this shalab reads up to {VERSION}: update it")
+        raise InputError(
+            f"{path} has format version {content['version']}, this shalab reads up to {VERSION}: update it"
+        )
     return content
 
 

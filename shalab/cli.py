@@ -5,8 +5,7 @@ import itertools
 import json
 import math
 import sys
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -50,8 +49,12 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     machine = argparse.ArgumentParser(add_help=False)
-    machine.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto, the fastest there is)")
-    machine.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="format of matrix products (default: auto)")
+    machine.add_argument(
+        "--device", choices=DEVICES, default="auto", help="where to compute (default: auto, the fastest there is)"
+    )
+    machine.add_argument(
+        "--dtype", choices=("auto", *DTYPES), default="auto", help="format of matrix products (default: auto)"
+    )
 
     data = commands.add_parser("data", help="download and verify a corpus")
     data.add_argument("name", choices=SOURCES, help=f"kept in a cache folder that ${CACHE_VARIABLE} can move")
@@ -59,13 +62,22 @@ def parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", parents=[machine], help="train a model")
     train.add_argument("--preset", default=None, help=f"recipe, one of {', '.join(PRESETS)} (default: laptop)")
-    train.add_argument("--data", default=None, metavar="NAME_OR_PATH", help="corpus or any file (default: enwik6, which is embedded)")
+    train.add_argument(
+        "--data", default=None, metavar="NAME_OR_PATH", help="corpus or any file (default: enwik6, which is embedded)"
+    )
     budget = train.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", type=float, metavar="X", help="train for about X minutes: measured once, then a fixed number of steps")
+    budget.add_argument(
+        "--minutes",
+        type=float,
+        metavar="X",
+        help="train for about X minutes: measured once, then a fixed number of steps",
+    )
     budget.add_argument("--steps", type=int, metavar="N", help="train for N updates")
     budget.add_argument("--epochs", type=float, metavar="E", help="train for E passes over the training split")
     train.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/PRESET-DATA-NUMBER, a new one)")
-    train.add_argument("--seed", type=int, metavar="S", help="of initialisation, dropout and window lengths (default: 0)")
+    train.add_argument(
+        "--seed", type=int, metavar="S", help="of initialisation, dropout and window lengths (default: 0)"
+    )
     train.add_argument("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
     train.add_argument("--batch-size", type=int, metavar="B", help="streams read side by side (default: the preset's)")
     train.add_argument("--lr", type=float, help="learning rate (default: the preset's)")
@@ -73,12 +85,27 @@ def parser() -> argparse.ArgumentParser:
 
     evaluation = commands.add_parser("eval", parents=[machine], help="bits per byte of a split or a file")
     evaluation.add_argument("run", help="a run's folder, or a checkpoint file")
-    evaluation.add_argument("--data", metavar="NAME_OR_PATH", help="corpus or any file (default: the one it was trained on)")
+    evaluation.add_argument(
+        "--data", metavar="NAME_OR_PATH", help="corpus or any file (default: the one it was trained on)"
+    )
     evaluation.add_argument("--split", choices=(*SPLITS, "all"), default="test", help="what to score (default: test)")
     evaluation.add_argument("--window", type=int, default=1024, metavar="T", help="bytes per step (default: 1024)")
-    evaluation.add_argument("--max-context", type=int, metavar="K", help="most bytes that attention sees (default: as trained)")
-    evaluation.add_argument("--context", type=int, metavar="N", help="bytes before the split to read first (default: 16384, or twice the memory)")
-    evaluation.add_argument("--streams", type=int, default=1, metavar="S", help="pieces to read side by side, each warmed up by what precedes it (default: 1)")
+    evaluation.add_argument(
+        "--max-context", type=int, metavar="K", help="most bytes that attention sees (default: as trained)"
+    )
+    evaluation.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="bytes before the split to read first (default: 16384, or twice the memory)",
+    )
+    evaluation.add_argument(
+        "--streams",
+        type=int,
+        default=1,
+        metavar="S",
+        help="pieces to read side by side, each warmed up by what precedes it (default: 1)",
+    )
     evaluation.set_defaults(command=eval_command)
 
     text = commands.add_parser("generate", parents=[machine], help="continue a prompt")
@@ -86,9 +113,19 @@ def parser() -> argparse.ArgumentParser:
     text.add_argument("--prompt", default="\n", help="text to continue (default: a new line)")
     text.add_argument("--bytes", type=int, default=500, metavar="N", help="bytes to write (default: 500)")
     text.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest byte (default: 0.8)")
-    text.add_argument("--top-k", type=int, default=0, metavar="K", help="choose among the K likeliest bytes (default: all)")
-    text.add_argument("--top-p", type=float, default=1.0, metavar="P", help="choose among the likeliest bytes that reach probability P (default: 1)")
-    text.add_argument("--max-context", type=int, metavar="K", help="most bytes that attention sees (default: as trained)")
+    text.add_argument(
+        "--top-k", type=int, default=0, metavar="K", help="choose among the K likeliest bytes (default: all)"
+    )
+    text.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="choose among the likeliest bytes that reach probability P (default: 1)",
+    )
+    text.add_argument(
+        "--max-context", type=int, metavar="K", help="most bytes that attention sees (default: as trained)"
+    )
     text.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     text.set_defaults(command=generate_command)
 
@@ -114,8 +151,9 @@ def train_command(options) -> None:
     run = _resumed(options, precision) if options.resume else _created(options, precision)
     trainer = run.trainer
     print(
-        f"{run.config.preset} on {run.corpus.name} ({len(run.corpus):,} bytes), {trainer.model.n_parameters:,} parameters, "
-        f"{precision}, seed {run.config.seed}, {trainer.total_steps:,} steps -> {run.folder}"
+        f"{run.config.preset} on {run.corpus.name} ({len(run.corpus):,} bytes), "
+        f"{trainer.model.n_parameters:,} parameters, {precision}, seed {run.config.seed}, "
+        f"{trainer.total_steps:,} steps -> {run.folder}"
     )
     with stop_on_interrupt(run.stop):
         ended = show_progress(run)
@@ -130,9 +168,7 @@ def _created(options, precision: Precision) -> Run:
     name = options.preset or "laptop"
     preset = find_preset(name)
     changes = {
-        field: value
-        for field, value in (("batch_size", options.batch_size), ("lr", options.lr))
-        if value is not None
+        field: value for field, value in (("batch_size", options.batch_size), ("lr", options.lr)) if value is not None
     }
     preset = replace(preset, train=replace(preset.train, **changes))
     given = {key: getattr(options, key) for key in ("minutes", "steps", "epochs") if getattr(options, key) is not None}
@@ -157,7 +193,9 @@ def _resumed(options, precision: Precision) -> Run:
     for name, value in stored.items():
         asked = getattr(options, name)
         if asked is not None and asked != value:
-            raise InputError(f"{run.folder} was begun with {name} {value}, not {asked}: leave that option out, or name another --out")
+            raise InputError(
+                f"{run.folder} was begun with {name} {value}, not {asked}: leave that option out, or name another --out"
+            )
     return run
 
 
@@ -175,7 +213,8 @@ def show_progress(run: Run) -> EndEvent:
                     smooth = bpc if smooth is None else 0.95 * smooth + 0.05 * bpc
                     bar.update()
                     bar.set_postfix_str(
-                        f"train {smooth:.3f} valid {valid} bpc, {event.n_bytes / event.elapsed_s / 1e3:.1f} kB/s", refresh=False
+                        f"train {smooth:.3f} valid {valid} bpc, {event.n_bytes / event.elapsed_s / 1e3:.1f} kB/s",
+                        refresh=False,
                     )
                 case EvalEvent():
                     valid = f"{event.valid_bpc:.3f}"
@@ -254,16 +293,22 @@ def info_command(options) -> None:
     if options.run:
         content = load_checkpoint(_file(options.run))
         del content["config"]["budget"]
-        print(json.dumps({"step": content["step"], "best_valid_bpc": content["best_bpc"], **content["config"]}, indent=2))
+        print(
+            json.dumps({"step": content["step"], "best_valid_bpc": content["best_bpc"], **content["config"]}, indent=2)
+        )
         return
     from shalab.model import SHARNN
 
-    print(f"device: {Precision.pick(options.device, options.dtype)}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    precision = Precision.pick(options.device, options.dtype)
+    print(f"device: {precision}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for name, preset in PRESETS.items():
         with torch.device("meta"):
             n_parameters = SHARNN(preset.model).n_parameters
         budget = " ".join(f"{value:g} {key}" for key, value in vars(preset.budget).items() if value)
-        print(f"preset {name}: {n_parameters:,} parameters, width {preset.model.d_model}, {preset.model.n_layers} blocks, {budget}")
+        print(
+            f"preset {name}: {n_parameters:,} parameters, width {preset.model.d_model}, "
+            f"{preset.model.n_layers} blocks, {budget}"
+        )
     for name, source in SOURCES.items():
         try:
             load_corpus(name)

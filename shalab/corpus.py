@@ -130,7 +130,7 @@ def load_corpus(name_or_path: str) -> Corpus:
         _verify(corpus, SOURCES[name_or_path])
     if len(corpus) < 40:
         raise InputError(
-            f"{name_or_path} has {len(corpus)} bytes; its valid and test splits (5 % each) need at least 40 bytes in all"
+            f"{name_or_path} has {len(corpus)} bytes; a file needs at least 40, of which valid and test get 5 % each"
         )
     return corpus
 
@@ -205,7 +205,8 @@ def _download(mirrors: tuple[str, ...], archive: Path, progress: Callable[[int, 
         except (OSError, TypeError) as error:  # TypeError: no Content-Length, so completeness could not be known
             faults.append(f"{url}: {error}")
     raise InputError(
-        f"no mirror delivered {archive.name.removesuffix('.part')} ({'; '.join(faults)}); what arrived is kept: run the command again"
+        f"no mirror delivered {archive.name.removesuffix('.part')} ({'; '.join(faults)}); "
+        "what arrived is kept: run the command again to go on"
     )
 
 
@@ -221,7 +222,9 @@ def _unpack(archive: Path, path: Path, source: Source) -> None:
                 n_bytes += len(block)
     except (zipfile.BadZipFile, KeyError, EOFError) as error:
         archive.unlink()
-        raise InputError(f"the downloaded {path.name}.zip is damaged ({error}); it was removed: run the command again")
+        raise InputError(
+            f"the downloaded {path.name}.zip is damaged ({error}); it was removed: run the command again"
+        ) from error
     if n_bytes != source.n_bytes or digest.hexdigest() != source.sha256:
         archive.unlink()
         part.unlink()

@@ -85,6 +85,17 @@ class Precision:
         return f"{self.device.type} ({str(self.dtype).removeprefix('torch.')})"
 
 
+def recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
+    """lstm(x, hidden), in float32 on a CPU: oneDNN's half-precision LSTM is slower or not there at all.
+
+    PyTorch takes one format for x, hidden and weights.
+    """
+    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return lstm(x, hidden)
+    with torch.autocast("cpu", enabled=False):
+        return lstm(x.float(), hidden)
+
+
 def draws_fast(x: Tensor) -> bool:
     """Whether x's device draws random numbers as fast as it multiplies: a GPU does, a CPU does not."""
     return x.device.type != "cpu"

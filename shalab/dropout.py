@@ -38,7 +38,7 @@ class Dropout:
         return x * self.mask(x.shape, p).to(x.dtype)
 
     def mask(self, shape: tuple[int, ...], p: float) -> Tensor | None:
-        """Factors of `shape`, float32 on the CPU: 0 with probability p, else 1 / (1 - p). None where nothing is dropped."""
+        """float32 factors on the CPU: 0 with probability p, else 1 / (1 - p); None where nothing is dropped."""
         if not self.training or p == 0:
             return None
         n = math.prod(shape)
@@ -46,8 +46,10 @@ class Dropout:
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(shape)
 
     def _slice(self, n: int, p: float) -> Tensor:
-        if self._bytes is None:  # 64-bit draws, each used as eight bytes
-            self._bytes = torch.empty(POOL // 8, dtype=torch.int64).random_().view(torch.uint8).float()
+        if (
+            self._bytes is None
+        ):  # 64-bit draws over the full range (the default leaves out the sign bit), eight bytes each
+            self._bytes = torch.empty(POOL // 8, dtype=torch.int64).random_(-(2**63), None).view(torch.uint8).float()
         if p not in self._pools:
             threshold = max(1, round(p * 256))
             self._pools[p] = self._bytes.ge(threshold).float().mul_(256 / (256 - threshold))

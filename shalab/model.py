@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from shalab.attention import AttentionHead
 from shalab.boom import Boom
+from shalab.device import recurrent
 from shalab.dropout import Dropout
 from shalab.errors import InputError
 
@@ -33,6 +34,7 @@ class ModelConfig:
     dropout           probability before the decoder
     dropout_input     probability after the embedding
     dropout_hidden    probability everywhere inside the blocks
+    init_scale        linear and embedding weights start from N(0, init_scale / sqrt(D))
     collapsed         True if the heads' value vectors are stored without the matrix that trained them
     """
 
@@ -46,6 +48,7 @@ class ModelConfig:
     dropout: float = 0.1
     dropout_input: float = 0.1
     dropout_hidden: float = 0.1
+    init_scale: float = 0.1
     collapsed: bool = False
 
     def __post_init__(self):
@@ -60,6 +63,8 @@ class ModelConfig:
         for name in ("dropout", "dropout_input", "dropout_hidden"):
             if not 0 <= getattr(self, name) < 1:
                 faults.append(f"{name} must be at least 0 and below 1, got {getattr(self, name)!r}")
+        if not self.init_scale > 0:
+            faults.append(f"init_scale must be above 0, got {self.init_scale!r}")
         if not faults:
             if self.d_boom % self.d_model:
                 faults.append(f"d_boom must be a multiple of d_model {self.d_model}, got {self.d_boom}")
@@ -107,7 +112,7 @@ class Block(nn.Module):
 
     def forward(self, h, hidden, memory, max_context, drop, need_weights):
         """h (T, B, D) -> h (T, B, D), hidden, memory, weights (B, N, T, K) or None"""
-        x, hidden = self.lstm(self.norm_start(h), hidden)  # (T, B, D)
+        x, hidden = recurrent(self.lstm, self.norm_start(h), hidden)  # (T, B, D)
         h = drop(x, self.dropout)  # no residual around the LSTM
         weights = None
         if self.attention is not None:
@@ -148,7 +153,7 @@ class SHARNN(nn.Module):
 
     def _init(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.1 / self.config.d_model**0.5)
+            nn.init.normal_(module.weight, std=self.config.init_scale / self.config.d_model**0.5)
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 
@@ -183,7 +188,10 @@ class SHARNN(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def collapse(self) -> "SHARNN":
-        """Stores each head's value vector without its training matrix, in place: same outputs, 2D^2 + 2D fewer parameters a head."""
+        """Stores each head's value vector without its training matrix, in place; returns self.
+
+        The outputs stay the same; each head loses 2D^2 + 2D parameters.
+        """
         for block in self.blocks:
             if block.attention is not None and not self.config.collapsed:
                 block.attention.value_gate.collapse()

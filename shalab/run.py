@@ -12,7 +12,6 @@ import math
 import os
 import platform
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +28,7 @@ from shalab.evaluate import evaluate
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN, ModelConfig
 from shalab.presets import Budget, Preset
-from shalab.train import EvalEvent, Event, StepEvent, TrainConfig, Trainer, steps_in_epochs, steps_in_minutes
+from shalab.train import Event, StepEvent, TrainConfig, Trainer, steps_in_epochs, steps_in_minutes
 
 
 @dataclass(frozen=True)
@@ -189,9 +188,7 @@ class Run:
         if budget.steps is not None:
             return int(budget.steps)
         if budget.epochs is not None:
-            return steps_in_epochs(
-                self.trainer.streams.n_positions, self.config.train, budget.epochs, self.config.seed
-            )
+            return steps_in_epochs(self.trainer.streams.n_positions, self.config.train, budget.epochs, self.config.seed)
         return steps_in_minutes(self.trainer, budget.minutes)
 
 

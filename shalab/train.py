@@ -76,7 +76,12 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class StepEvent:
-    """An update. loss_nats: mean per byte; grad_norm: before clipping; elapsed_s: training time, evaluations excluded."""
+    """An update.
+
+    loss_nats  mean per byte, before the update
+    grad_norm  before clipping
+    elapsed_s  training time, evaluations excluded
+    """
 
     step: int
     total_steps: int

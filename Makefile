@@ -1,0 +1,34 @@
+# make lab    opens the course          make run    trains the laptop preset in the terminal
+# make test   runs all tests            make clean  removes what was built, keeps your runs
+#
+# Options: PRESET=paper DATA=enwik8 MINUTES=10 OUT=folder SEED=1, PYTHON=python3.12,
+# PIP_ARGS="..." for the first installation (see README).
+
+PYTHON ?= python3
+PRESET ?= laptop
+DATA ?= enwik6
+BIN := .venv/bin
+RUN_ARGS := $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED))
+
+.PHONY: lab run test clean
+
+lab: .venv/ready
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+run: .venv/ready
+	$(BIN)/shalab train --preset $(PRESET) --data $(DATA) $(RUN_ARGS)
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The lock is installed first, exactly; the project itself then needs nothing more.
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shalab needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install $(PIP_ARGS) -r requirements.lock
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
+	touch $@

@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+import torch
+
+from shalab import SHARNN, ModelConfig
+from shalab.device import Precision
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path, monkeypatch):
+    """No test sees the user's cache or working folder, or another test's random state."""
+    monkeypatch.setenv("SHALAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def precision():
+    return Precision.pick("cpu", "float32")
+
+
+@pytest.fixture
+def small():
+    """A trained-looking model with a prime for every dimension; dropout on, memory of 23."""
+    return SHARNN(ModelConfig(256, 11, 33, n_layers=3, attention_layers=(1,), max_context=23))
+
+
+@pytest.fixture
+def text():
+    """2,003 bytes that a small model can learn something about."""
+    words = np.random.default_rng(0).choice(["<page>", "the ", "town ", "of ", "\n", "[[link]] ", "é"], 700)
+    return np.frombuffer("".join(words).encode()[:2003], np.uint8)

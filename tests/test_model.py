@@ -1,0 +1,275 @@
+import dataclasses
+import itertools
+import math
+import random
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from shalab import SHARNN, InputError, Lamb, ModelConfig
+from shalab.attention import AttentionHead
+from shalab.boom import Boom, fold, gelu
+from shalab.dropout import POOL, Dropout
+from shalab.presets import PRESETS
+
+OFF = {"dropout": 0.0, "dropout_input": 0.0, "dropout_hidden": 0.0}
+
+
+def ids(*shape):
+    return torch.randint(0, 256, shape)
+
+
+@pytest.mark.parametrize(
+    "preset, full, collapsed",
+    [
+        ("lstm", 50_667_776, 50_667_776),
+        ("paper", 53_825_792, 51_726_592),
+        ("paper-all-heads", 63_299_840, 54_903_040),
+    ],
+)
+def test_parameter_counts_of_the_paper(preset, full, collapsed):
+    with torch.device("meta"):
+        model = SHARNN(PRESETS[preset].model)
+    assert model.n_parameters == full
+    assert model.collapse().n_parameters == collapsed
+    with torch.device("meta"):
+        assert SHARNN(model.config).n_parameters == collapsed
+
+
+def test_initialisation():
+    model = SHARNN(ModelConfig(d_model=512, d_boom=1024))
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            assert (module.weight == 1).all() and (module.bias == 0).all() and module.eps == 1e-12
+    assert model.decoder.weight is model.embedding.weight
+    assert model.embedding.weight.std().item() == pytest.approx(0.1 / math.sqrt(512), rel=0.01)
+    assert model.blocks[2].boom.widen.weight.std().item() == pytest.approx(0.1 / math.sqrt(512), rel=0.01)
+    assert (model.blocks[2].attention.key_gate == 0).all()
+    louder = SHARNN(ModelConfig(d_model=512, d_boom=1024, init_scale=1.0))
+    assert louder.embedding.weight.std().item() == pytest.approx(1 / math.sqrt(512), rel=0.01)
+
+
+def test_paper_size_runs_forward_and_backward_without_a_device():
+    with torch.device("meta"):
+        model = SHARNN(PRESETS["paper"].model)
+        optimizer = Lamb(model.parameters())
+        x = torch.zeros(1024, 16, dtype=torch.long)
+        logits, state = model(x)
+        logits, state = model(x, state)
+        F.cross_entropy(logits.flatten(0, 1), x.flatten()).backward()
+        optimizer.step()
+    assert logits.shape == (1024, 16, 256)
+    assert state.memory[2].shape == (2048, 16, 1024)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_on_the_cpu_computes_nearly_the_same(small, dtype):
+    x, y = ids(7, 5), ids(7, 5)
+    exact = F.cross_entropy(small.eval()(x)[0].flatten(0, 1), y.flatten())
+    small.train()
+    with torch.autocast("cpu", dtype):
+        logits, state = small(x)
+        logits, state = small(x, state)
+    loss = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten())
+    loss.backward()
+    assert abs(loss.item() - exact.item()) < 0.05
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in small.parameters())
+
+
+def test_whole_model_in_bfloat16(small):
+    x = ids(7, 5)
+    exact = small.eval()(x)[0]
+    logits, state = small.bfloat16()(x)
+    assert logits.dtype == state.memory[1].dtype == torch.bfloat16
+    assert (logits.float() - exact).abs().max() < 0.05
+
+
+def test_attention_by_hand():
+    """Two bytes in memory, two in the window, D = 2, gates at sigmoid(0) = 1/2 and value gate (1/2, 1)."""
+    head = AttentionHead(2, 1, 0.0, collapsed=True).eval()
+    with torch.no_grad():
+        head.query.weight.copy_(torch.eye(2))
+        head.query.bias.zero_()
+        head.value_gate.vector.copy_(torch.tensor([0.5, 1.0]))
+    h = torch.tensor([[[1.0, -1.0]], [[-1.0, 1.0]]])  # LayerNorm leaves these as they are
+    context = torch.tensor([[[2.0, 0.0]], [[0.0, 4.0]], [[1.0, 1.0]], [[3.0, -1.0]]])
+    with torch.no_grad():
+        read, weights = head(h, context[-2:], context, Dropout(False), need_weights=True)
+    # query 0: q = (1/2, -1/2), k = context / 2, scores (q . k) / sqrt 2 = (1/2, -1, 0) / sqrt 2, last key hidden
+    e = [math.exp(s / math.sqrt(2)) for s in (0.5, -1, 0)]
+    row = [value / sum(e) for value in e] + [0]
+    assert weights[0, 0, 0].tolist() == pytest.approx(row, abs=1e-6)
+    assert read[0, 0].tolist() == pytest.approx([(2 * row[0] + row[2]) / 2, 4 * row[1] + row[2]], abs=1e-6)
+    # query 1 sees all four: scores (-1/2, 1, 0, -1) / sqrt 2
+    e = [math.exp(s / math.sqrt(2)) for s in (-0.5, 1, 0, -1)]
+    assert weights[0, 0, 1].tolist() == pytest.approx([value / sum(e) for value in e], abs=1e-6)
+
+
+@pytest.mark.parametrize("n_heads", [1, 3])
+@pytest.mark.parametrize("memory", [0, 13])
+def test_fast_attention_is_the_explicit_one(n_heads, memory):
+    """Values and gradients of the loop over streams against autograd through softmax(q k^T + mask) v, in float64."""
+    head = AttentionHead(21, n_heads, 0.0).double()
+    h, window = torch.randn(2, 7, 5, 21, dtype=torch.double, requires_grad=True)
+    past = torch.randn(memory, 5, 21, dtype=torch.double)
+    probe = torch.randn(7, 5, 21, dtype=torch.double)
+    outcomes = []
+    for need_weights in (False, True):
+        read, weights = head(h, window, torch.cat([past, window.detach()]), Dropout(True), need_weights)
+        inputs = [h, window, *head.parameters()]
+        outcomes.append([read, *torch.autograd.grad((read * probe).sum(), inputs, retain_graph=True)])
+    assert weights.shape == (5, n_heads, 7, memory + 7)
+    for fast, explicit in zip(*outcomes, strict=True):
+        assert (fast - explicit).abs().max() < 1e-12
+
+
+def test_gradients_under_dropout_are_those_of_the_masks_that_were_drawn():
+    head = AttentionHead(7, 1, 0.3).double()
+    h, window = torch.randn(2, 5, 3, 7, dtype=torch.double, requires_grad=True)
+    past = torch.randn(11, 3, 7, dtype=torch.double)
+
+    def read(h, window):
+        torch.manual_seed(1)  # the same masks at each call
+        return head(h, window, torch.cat([past, window.detach()]), Dropout(True))[0]
+
+    def function(h, window):  # as read, with context's last rows following `window`, for finite differences
+        torch.manual_seed(1)
+        return head(h, window, torch.cat([past, window]), Dropout(True))[0]
+
+    probe = torch.randn(5, 3, 7, dtype=torch.double)
+    grads = torch.autograd.grad((read(h, window) * probe).sum(), [h, window])
+    for which, grad in enumerate(grads):
+        for index in itertools.islice(torch.ones_like(h).nonzero().tolist(), 0, None, 17):
+            moved = [h.detach().clone(), window.detach().clone()]
+            moved[which][tuple(index)] += 1e-6
+            up = (function(*moved) * probe).sum()
+            moved[which][tuple(index)] -= 2e-6
+            down = (function(*moved) * probe).sum()
+            assert grad[tuple(index)].item() == pytest.approx(((up - down) / 2e-6).item(), rel=1e-5, abs=1e-7)
+
+
+def test_boom_is_widen_gelu_fold():
+    boom = Boom(5, 15, 0.0).double()
+    x = torch.randn(7, 3, 5, dtype=torch.double)
+    wide = gelu(x @ boom.widen.weight.T + boom.widen.bias)
+    assert torch.allclose(boom(x, Dropout(False)), wide[..., :5] + wide[..., 5:10] + wide[..., 10:], atol=1e-14)
+    assert fold(torch.tensor([1.0, 2, 30, 40, 500, 600]), 2).tolist() == [531, 642]
+
+
+def test_dropout_masks():
+    drop = Dropout(True)
+    for p in (0.1, 0.5, 0.15):
+        mask = drop.mask((POOL + 1013,), p)
+        assert mask.shape == (POOL + 1013,)
+        kept = mask[mask > 0]
+        assert kept.unique().numel() == 1
+        assert kept[0].item() * (1 - round(p * 256) / 256) == pytest.approx(1, rel=1e-6)
+        assert (mask == 0).float().mean().item() == pytest.approx(p, abs=0.003)
+    a, b = drop.mask((100_003,), 0.5), drop.mask((100_003,), 0.5)
+    assert abs(torch.corrcoef(torch.stack([a, b]))[0, 1]) < 0.02  # two masks of a pass are unrelated
+    x = torch.randn(3)
+    assert Dropout(False)(x, 0.5) is x and drop(x, 0.0) is x
+    torch.manual_seed(7)
+    first = Dropout(True)(torch.ones(97), 0.5)
+    torch.manual_seed(7)
+    assert torch.equal(first, Dropout(True)(torch.ones(97), 0.5))
+
+
+@pytest.mark.parametrize("layers", [(), (0,), (2, 0), (0, 1, 2)])
+@pytest.mark.parametrize("max_context", [0, 3, 7, 23, 100])
+def test_memory_keeps_the_last_rows(layers, max_context):
+    model = SHARNN(ModelConfig(29, 6, 12, 3, 2, layers, max_context)).eval()
+    state, seen = None, 0
+    with torch.no_grad():
+        for bptt in (7, 5, 7, 2, 7, 11):
+            carried = min(seen, max(0, max_context - bptt))
+            _, state, weights = model(torch.randint(0, 29, (bptt, 5)), state, need_weights=True)
+            seen = min(max_context, carried + bptt)
+            assert set(weights) == set(layers)
+            for layer in range(3):
+                if layer in layers:
+                    assert weights[layer].shape == (5, 2, bptt, carried + bptt)
+                    assert state.memory[layer].shape == (seen, 5, 6)
+                    future = torch.ones(bptt, bptt).triu(1).bool()
+                    assert (weights[layer][..., carried:][..., future] == 0).all()
+                    assert torch.allclose(weights[layer].sum(-1), torch.ones(()), atol=1e-5)
+                else:
+                    assert state.memory[layer] is None
+
+
+def test_windows_do_not_matter_while_the_memory_has_room():
+    model = SHARNN(ModelConfig(29, 6, 12, 3, 1, (1,), 100)).double().eval()
+    x = torch.randint(0, 29, (61, 3))
+    with torch.no_grad():
+        whole, end = model(x)
+        for seed in range(5):
+            state, parts, left = None, [], x
+            while len(left):
+                n = random.Random(seed + len(left)).randint(1, 13)
+                logits, state = model(left[:n], state)
+                parts.append(logits)
+                left = left[n:]
+            assert (torch.cat(parts) - whole).abs().max() < 1e-12
+            assert (state.memory[1] - end.memory[1]).abs().max() < 1e-12
+
+
+def test_context_can_be_raised_after_training(small):
+    small.eval().max_context = 61
+    _, state = small(ids(59, 3))
+    _, state, weights = small(ids(5, 3), state, need_weights=True)
+    assert weights[1].shape[-1] == 61 and state.memory[1].shape[0] == 61
+
+
+def test_state_carries_no_gradient(small):
+    _, state = small(ids(7, 3))
+    tensors = [t for pair in state.hidden for t in pair] + [m for m in state.memory if m is not None]
+    assert len(tensors) == 7 and not any(t.requires_grad for t in tensors)
+
+
+def test_collapse_changes_no_output(small):
+    small.double().eval()
+    with torch.no_grad():
+        small.blocks[1].attention.value_gate.vector.normal_()
+    x = ids(7, 3)
+    before, _ = small(x)
+    n_parameters = small.n_parameters
+    after, _ = small.collapse().collapse()(x)  # twice is once
+    assert (before - after).abs().max() < 1e-14
+    assert n_parameters - small.n_parameters == 2 * 11**2 + 2 * 11
+    SHARNN(small.config).load_state_dict(small.state_dict())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"n_heads": 5}, "n_heads must divide d_model 1024, got 5"),
+        ({"d_boom": 1025}, "d_boom must be a multiple of d_model 1024, got 1025"),
+        ({"d_model": 0}, "d_model must be a positive integer, got 0"),
+        ({"n_layers": -1}, "n_layers must be a positive integer, got -1"),
+        ({"vocab_size": 2.5}, "vocab_size must be a positive integer, got 2.5"),
+        ({"max_context": -1}, "max_context must be an integer of at least 0, got -1"),
+        ({"attention_layers": (4,)}, r"blocks from 0 to 3, got \[4\]"),
+        ({"dropout_hidden": 1.0}, "dropout_hidden must be at least 0 and below 1, got 1.0"),
+        ({"init_scale": 0.0}, "init_scale must be above 0, got 0.0"),
+        ({"n_heads": 0, "d_boom": -3}, "d_boom must be .*; n_heads must be"),
+    ],
+)
+def test_config_says_what_is_wrong(change, message):
+    with pytest.raises(InputError, match=message):
+        ModelConfig(**change)
+
+
+def test_config_is_frozen_and_takes_lists():
+    config = ModelConfig(attention_layers=[0, 2])
+    assert config.attention_layers == (0, 2)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.d_model = 3
+
+
+def test_wrong_input_is_named(small):
+    with pytest.raises(InputError, match=r"int64 of shape \(T, B\), got torch.float32 of shape \(7, 3\)"):
+        small(torch.zeros(7, 3))
+    _, state = small(ids(7, 3))
+    with pytest.raises(InputError, match="state is of 3 streams, x of 5"):
+        small(ids(7, 5), state)
