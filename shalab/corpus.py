@@ -10,6 +10,7 @@ import os
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -220,11 +221,10 @@ def _unpack(archive: Path, path: Path, source: Source) -> None:
                 file.write(block)
                 digest.update(block)
                 n_bytes += len(block)
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
         archive.unlink()
-        raise InputError(
-            f"the downloaded {path.name}.zip is damaged ({error}); it was removed: run the command again"
-        ) from error
+        part.unlink(missing_ok=True)
+        raise InputError(f"the downloaded {path.name}.zip is damaged and was removed: run the command again") from error
     if n_bytes != source.n_bytes or digest.hexdigest() != source.sha256:
         archive.unlink()
         part.unlink()

@@ -46,9 +46,7 @@ class Dropout:
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(shape)
 
     def _slice(self, n: int, p: float) -> Tensor:
-        if (
-            self._bytes is None
-        ):  # 64-bit draws over the full range (the default leaves out the sign bit), eight bytes each
+        if self._bytes is None:  # 64-bit draws, eight bytes each; the default range would leave out the sign bit
             self._bytes = torch.empty(POOL // 8, dtype=torch.int64).random_(-(2**63), None).view(torch.uint8).float()
         if p not in self._pools:
             threshold = max(1, round(p * 256))

@@ -202,8 +202,11 @@ class Trainer:
             loss_nats += loss.item()
             self.n_bytes += y.numel()
         self.scaler.unscale_(self.optimizer)
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip).item()
+        parameters = list(self.model.parameters())
+        norm = nn.utils.get_total_norm([p.grad for p in parameters])
+        grad_norm = norm.item()
         self._check_finite(loss_nats, grad_norm)
+        nn.utils.clip_grads_with_norm_(parameters, self.config.clip, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1

@@ -1,0 +1,144 @@
+import math
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from shalab import SHARNN, InputError, ModelConfig
+from shalab.baselines import baselines, compressed_size
+from shalab.corpus import load_corpus
+from shalab.evaluate import charges, evaluate
+from shalab.generate import as_text, generate, sample
+from shalab.metrics import bits_per_byte, perplexity
+
+
+@pytest.fixture
+def roomy():
+    """A memory that the text does not fill."""
+    return SHARNN(ModelConfig(256, 11, 22, 2, 1, (0,), 10_000, init_scale=1.0)).eval()
+
+
+def test_units():
+    assert bits_per_byte(8 * math.log(2), 4) == pytest.approx(2)
+    assert perplexity(3 * math.log(7), 3) == pytest.approx(7)
+
+
+def test_every_byte_is_charged_by_its_probability(roomy, text, precision):
+    with torch.no_grad():
+        logits, _ = roomy(torch.tensor(text.astype(np.int64)).unsqueeze(1))
+    nats = F.cross_entropy(logits[699:899, 0], torch.tensor(text[700:900].astype(np.int64)))
+    assert evaluate(roomy, text, 700, 900, precision) == pytest.approx(nats.item() / math.log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize("window", [1, 7, 61, 200, 5000])
+def test_window_does_not_matter_while_the_memory_has_room(roomy, text, precision, window):
+    expected = evaluate(roomy, text, 500, 703, precision)
+    assert evaluate(roomy, text, 500, 703, precision, window) == pytest.approx(expected, abs=1e-6)
+    parts = torch.cat(list(charges(roomy, text, 500, 703, precision, window)))
+    assert parts.shape == (203, 1) and (parts > 0).all()
+
+
+def test_streams_warmed_up_far_enough_equal_one_stream(small, text, precision):
+    """A memory of 23 and LSTMs that forget: 400 bytes of warm-up make the pieces those of one reading."""
+    expected = torch.cat(list(charges(small, text, 1000, 1203, precision, 23)))[:, 0]
+    parts = torch.cat(list(charges(small, text, 1000, 1203, precision, 23, n_streams=5, context=391)))
+    assert parts.shape == (41, 5)
+    assert (parts.T.flatten()[203:] == 0).all() and parts.T.flatten()[:203].sub(expected).abs().max() < 0.01
+    assert parts.sum().item() == pytest.approx(expected.sum().item(), rel=1e-4)
+
+
+def test_no_byte_is_charged_by_what_follows_it(roomy, text, precision):
+    before = torch.cat(list(charges(roomy, text, 300, 400, precision, 13)))
+    changed = text.copy()
+    changed[350] ^= 1
+    after = torch.cat(list(charges(roomy, changed, 300, 400, precision, 13)))
+    assert torch.equal(before[:50], after[:50]) and (before[50:] != after[50:]).any(1).all()
+
+
+def test_whole_file_charges_its_first_byte_as_uniform(roomy, text, precision):
+    rest = evaluate(roomy, text, 1, len(text), precision)
+    whole = evaluate(roomy, text, 0, len(text), precision)
+    assert whole * len(text) == pytest.approx(rest * (len(text) - 1) + 8, rel=1e-9)
+
+
+def test_evaluation_leaves_mode_and_can_be_stopped(small, text, precision):
+    small.train()
+    stop = threading.Event()
+    stop.set()
+    assert math.isnan(evaluate(small, text, 5, 50, precision, stop=stop)) and small.training
+    with pytest.raises(InputError, match="within 1 to 2003 .* got 7 to 7"):
+        list(charges(small, text, 7, 7, precision))
+    with pytest.raises(InputError, match="at least 1, got 0 and 1"):
+        list(charges(small, text, 7, 9, precision, window=0))
+
+
+def test_baselines_are_the_known_figures():
+    """Bits per byte given all that precedes the slice, as measured with the command-line tools."""
+    enwik6 = load_corpus("enwik6")
+    found = baselines(enwik6.data, enwik6.bounds)
+    assert found["gzip -9"] == pytest.approx((2.590, 3.221), abs=0.001)
+    assert found["bzip2 -9"] == pytest.approx((2.448, 2.836), abs=0.001)
+    assert found["xz -9e"] == pytest.approx((1.987, 2.608), abs=0.001)
+    assert found["uniform"] == (8, 8) and 4.9 < found["unigram"][0] < 5.3
+    assert compressed_size(enwik6.data, "bzip2 -9") == 281_323
+
+
+def test_sampling():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+
+    def share(**options):
+        draws = [
+            sample(logits, **{"temperature": 1, "top_k": 0, "top_p": 1, **options}, generator=generator)
+            for _ in range(2000)
+        ]
+        return [draws.count(i) / 2000 for i in range(4)]
+
+    assert share() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.04)
+    assert share(top_k=2) == pytest.approx([0.625, 0.375, 0, 0], abs=0.04)
+    assert share(top_p=0.81) == pytest.approx([0.526, 0.316, 0.158, 0], abs=0.04)
+    assert share(top_p=0.8) == pytest.approx([0.625, 0.375, 0, 0], abs=0.04)
+    assert share(temperature=0) == [1, 0, 0, 0]
+    assert share(temperature=0.5)[0] == pytest.approx(0.25 / 0.365, abs=0.04)
+
+
+def test_generation_carries_the_state(small, precision):
+    """Greedy bytes equal those found by reading everything again for each byte, as long as the memory has room."""
+    small.max_context = 1000
+    small.eval()
+    found = list(generate(small, b"the town", 31, precision, temperature=0))
+    text = list(b"the town")
+    for _ in range(31):
+        with torch.no_grad():
+            text.append(int(small(torch.tensor(text).unsqueeze(1))[0][-1, 0].argmax()))
+    assert found == text[8:]
+
+
+def test_generation_repeats_by_seed_and_leaves_the_global_generator(small, precision):
+    torch.manual_seed(5)
+    first = list(generate(small, b"a", 40, precision, seed=3))
+    after = torch.rand(())
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(()))
+    assert first == list(generate(small, b"a", 40, precision, seed=3))
+    assert first != list(generate(small, b"a", 40, precision, seed=4))
+
+
+def test_broken_bytes_become_valid_text():
+    assert list(as_text([0x41, 0xC3, 0xA9, 0xFF, 0x42, 0xC3])) == ["A", "é", "\ufffd", "B", "\ufffd"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"prompt": b""}, "prompt must have at least one byte"),
+        ({"n_bytes": -1}, "n_bytes and top_k must be at least 0, got -1 and 0"),
+        ({"temperature": -0.5}, "temperature must be at least 0, got -0.5"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
+    ],
+)
+def test_bad_generation_options(small, precision, options, message):
+    with pytest.raises(InputError, match=message):
+        generate(small, **{"prompt": b"a", "n_bytes": 3, "precision": precision, **options})

@@ -1,0 +1,100 @@
+import math
+
+import pytest
+import torch
+
+from shalab import InputError, Lamb
+from shalab.optim import constant_then_half, cosine, linear, warmup
+
+SHAPES = [(3, 5), (7,), (), (2, 3, 11)]
+
+
+def parameters():
+    generator = torch.Generator().manual_seed(3)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.double)) for shape in SHAPES]
+
+
+def gradients(step):
+    generator = torch.Generator().manual_seed(100 + step)
+    return [torch.randn(shape, generator=generator, dtype=torch.double) for shape in SHAPES]
+
+
+def textbook_lamb(w, grads, lr, b1, b2, eps, decay, floor):
+    """One tensor at a time, as the equations stand."""
+    m = v = torch.zeros_like(w)
+    for g in grads:
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        u = m / (v.sqrt() + eps) + decay * w
+        w_norm, u_norm = min(w.norm().item(), 10), u.norm().item()
+        r = w_norm / u_norm if w_norm and u_norm else 1.0
+        r = r if floor is None else max(r, floor)
+        w = w - lr * r * u
+    return w, r
+
+
+@pytest.mark.parametrize("floor", [None, 0.25, 3.0])
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_all_tensors_together_equal_one_at_a_time(floor, decay):
+    params = parameters()
+    optimizer = Lamb(params, 0.01, (0.8, 0.95), 1e-5, decay, floor)
+    for step in range(7):
+        for p, g in zip(params, gradients(step), strict=True):
+            p.grad = g
+        optimizer.step()
+    for i, p in enumerate(params):
+        grads = [gradients(step)[i] for step in range(7)]
+        w, r = textbook_lamb(parameters()[i].detach(), grads, 0.01, 0.8, 0.95, 1e-5, decay, floor)
+        assert (p - w).abs().max() < 1e-12
+        assert optimizer.state[p]["trust_ratio"].item() == pytest.approx(r, rel=1e-10)
+
+
+def test_groups_have_their_own_options_and_parameters_without_gradient_stay():
+    first, second, idle = (torch.nn.Parameter(torch.ones(3)) for _ in range(3))
+    optimizer = Lamb([{"params": [first, idle], "lr": 0.0}, {"params": [second], "min_trust": None}], lr=0.1)
+    first.grad = second.grad = torch.ones(3)
+    optimizer.step()
+    assert (first == 1).all() and (idle == 1).all() and (second < 1).all()
+    assert optimizer.param_groups[0]["min_trust"] == 0.25 and idle not in optimizer.state
+
+
+def test_resumed_state_goes_on_bit_for_bit():
+    straight, halted = parameters(), parameters()
+    a, b = Lamb(straight, 0.01), Lamb(halted, 0.01)
+    for step in range(5):
+        for p, g in zip(straight, gradients(step), strict=True):
+            p.grad = g
+        a.step()
+    for step in range(5):
+        if step == 2:
+            c = Lamb(halted, 0.5)  # the stored lr replaces this one
+            c.load_state_dict(b.state_dict())
+            b = c
+        for p, g in zip(halted, gradients(step), strict=True):
+            p.grad = g
+        b.step()
+    assert all(torch.equal(p, q) for p, q in zip(straight, halted, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"lr": -1}, "lr must be at least 0, got -1"),
+        ({"lr": math.nan}, "lr must be at least 0, got nan"),
+        ({"betas": (0.9, 1.0)}, "betas must be"),
+        ({"eps": 0}, "eps must be above 0, got 0"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
+        ({"min_trust": -0.1}, "min_trust must be None or at least 0, got -0.1"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(InputError, match=message):
+        Lamb(parameters(), **options)
+
+
+def test_schedules():
+    assert [warmup(step, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert warmup(0, 0) == 1
+    assert [constant_then_half(step, 37, 0) for step in (0, 31, 32, 36)] == [1, 1, 0.5, 0.5]
+    assert cosine(0, 100, 0) == 1 and cosine(50, 100, 0) == pytest.approx(0.5) and cosine(100, 100, 0) == 0
+    assert cosine(4, 104, 5) == 1 and cosine(55, 105, 5) == pytest.approx(0.5)
+    assert [linear(step, 10, 0) for step in (0, 5, 10)] == [1, 0.5, 0]

@@ -1,0 +1,349 @@
+import dataclasses
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from shalab import SHARNN, InputError, ModelConfig
+from shalab.batches import Streams, draw_bptt
+from shalab.checkpoint import load_checkpoint, load_model, save_checkpoint
+from shalab.corpus import Corpus
+from shalab.presets import PRESETS, Budget, Preset
+from shalab.run import Run
+from shalab.train import (
+    CheckpointEvent,
+    EndEvent,
+    EvalEvent,
+    NonFiniteError,
+    SampleEvent,
+    StepEvent,
+    TrainConfig,
+    Trainer,
+    steps_in_epochs,
+)
+
+# Streams of 2003 * 0.9 / 5 = 360 bytes, windows near 17: an epoch is about 21 updates; a memory of 23 fills in two.
+RECIPE = TrainConfig(batch_size=5, bptt=17, lr=1e-2, warmup_steps=3, evaluations=3, checkpoint_every=7, sample_bytes=11)
+
+
+@pytest.fixture
+def preset(small):
+    return Preset(small.config, RECIPE, Budget(steps=31))
+
+
+@pytest.fixture
+def path(tmp_path, text):
+    (tmp_path / "own.txt").write_bytes(text.tobytes())
+    return str(tmp_path / "own.txt")
+
+
+def make_trainer(text, precision, total_steps=31, recipe=RECIPE, **options):
+    torch.manual_seed(1)
+    model = SHARNN(ModelConfig(256, 11, 33, n_layers=3, attention_layers=(1,), max_context=23))
+    return Trainer(model, Corpus("own", text), recipe, precision, total_steps, seed=2, **options)
+
+
+def test_streams_cover_the_text_in_order():
+    data = np.arange(251, dtype=np.uint8)
+    streams = Streams(data, 7)  # 35 bytes each, 6 left over
+    assert streams.n_positions == 34
+    xs, ys, cursor = [], [], 0
+    while cursor < streams.n_positions:
+        x, y = streams.window(cursor, 13)
+        assert torch.equal(x[1:], y[:-1])
+        xs.append(x)
+        ys.append(y)
+        cursor += len(x)
+    assert [len(x) for x in xs] == [13, 13, 8]
+    assert torch.equal(torch.cat(xs).T.flatten(), torch.tensor([i for i in range(245) if i % 35 != 34]))
+    assert torch.equal(torch.cat(ys).T.flatten(), torch.tensor([i for i in range(245) if i % 35 != 0]))
+    with pytest.raises(InputError, match="251 training bytes cannot feed 126 streams .* --batch-size 125"):
+        Streams(data, 126)
+
+
+def test_drawn_window_lengths():
+    generator = torch.Generator().manual_seed(0)
+    draws = [draw_bptt(1024, generator) for _ in range(4000)]
+    assert max(draws) == 1024 and min(draws) >= 480
+    assert np.mean([d < 700 for d in draws]) == pytest.approx(0.05, abs=0.012)
+    long = [d for d in draws if d > 700]
+    assert min(long) >= 1000 and np.mean([d == 1024 for d in long]) == pytest.approx(0.54, abs=0.03)
+    assert {draw_bptt(3, generator) for _ in range(50)} == {3}
+    assert min(draw_bptt(8, generator) for _ in range(500)) == 5
+
+
+def test_events_tell_the_whole_run(text, precision):
+    saved = []
+    trainer = make_trainer(text, precision, save=saved.append)
+    events = list(trainer.events())
+    steps = [event for event in events if isinstance(event, StepEvent)]
+    assert [event.step for event in steps] == list(range(1, 32))
+    assert steps[0].lr == pytest.approx(1e-2 / 3) and steps[5].lr == 1e-2 and steps[-1].lr == 5e-3
+    assert [event.step for event in events if isinstance(event, EvalEvent)] == [11, 21, 31]
+    assert [event.step for event in events if isinstance(event, SampleEvent)] == [11, 21, 31]
+    assert [event.step for event in events if isinstance(event, CheckpointEvent)] == [7, 11, 14, 21, 28, 31, 31]
+    assert len(saved) == 7 and events[-1] == EndEvent(31, "finished")
+    scores = [event for event in events if isinstance(event, EvalEvent)]
+    assert min(score.valid_bpc for score in scores) == trainer.best_bpc < 6
+    assert steps[-1].loss_nats < steps[0].loss_nats - 1
+
+
+def test_learning_curve_is_the_kept_one(text, precision):
+    """Same seed, same losses. The band is for other processors' order of summation, which training amplifies."""
+    losses = [e.loss_nats for e in make_trainer(text, precision).events() if isinstance(e, StepEvent)]
+    again = [e.loss_nats for e in make_trainer(text, precision).events() if isinstance(e, StepEvent)]
+    assert losses == again
+    kept = {0: 5.544, 5: 5.482, 10: 5.242, 15: 4.864, 20: 4.476, 25: 4.129, 30: 3.962}
+    assert {step: losses[step] for step in kept} == pytest.approx(kept, abs=0.02)
+
+
+def test_accumulated_windows_are_one_update(text, precision):
+    """Two windows of 17, accumulated, have the gradient of their mean loss; the state runs through both."""
+    recipe = dataclasses.replace(RECIPE, accumulate=2, vary_bptt=False, clip=1e9)
+    torch.manual_seed(1)
+    quiet = ModelConfig(256, 11, 33, 3, 1, (1,), 23, 0.0, 0.0, 0.0)
+    trainer = Trainer(SHARNN(quiet), Corpus("own", text), recipe, precision, 10)
+    trainer.update()
+    found = [p.grad.clone() for p in trainer.model.parameters()]
+    torch.manual_seed(1)
+    model, streams, state = SHARNN(quiet), Streams(text[: 2003 * 90 // 100], 5), None
+    for cursor in (0, 17):
+        x, y = streams.window(cursor, 17)
+        logits, state = model(x, state)
+        (torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten()) / 2).backward()
+    for a, b in zip(found, model.parameters(), strict=True):
+        assert torch.allclose(a, b.grad, atol=1e-8)
+    assert trainer.n_bytes == 2 * 17 * 5
+
+
+def test_cool_down_begins_from_the_best_weights(text, precision):
+    trainer = make_trainer(text, precision, total_steps=37)
+    for event in trainer.events():
+        if isinstance(event, StepEvent) and event.step == 31:
+            trainer.best = {name: torch.full_like(t, 0.125) for name, t in trainer.best.items()}
+            trainer.best_bpc = 0.0
+        if isinstance(event, StepEvent) and event.step == 33:
+            assert (trainer.model.embedding.weight - 0.125).abs().max() < 0.02
+            break
+
+
+@pytest.mark.parametrize("epochs", [0.5, 1, 2.3])
+def test_epochs_become_steps(text, precision, epochs):
+    trainer = make_trainer(text, precision)
+    n_positions, steps = trainer.streams.n_positions, steps_in_epochs(trainer.streams.n_positions, RECIPE, epochs, 2)
+    for _ in range(steps):
+        trainer.update()
+    assert epochs * n_positions <= trainer.n_bytes / 5 < epochs * n_positions + 17
+
+
+@pytest.mark.parametrize("fault", ["parameter", "gradient"])
+def test_a_loss_or_gradient_that_is_not_finite_updates_nothing(text, precision, fault):
+    trainer = make_trainer(text, precision)
+    trainer.update()
+    if fault == "parameter":
+        with torch.no_grad():
+            trainer.model.blocks[0].boom.widen.bias[3] = math.inf
+    else:
+        trainer.model.decoder.bias.register_hook(lambda grad: grad * math.nan)
+    before = [p.clone() for p in trainer.model.parameters()]
+    with pytest.raises(NonFiniteError, match=r"step 2: .* not finite; nothing was updated. Try a lower --lr") as error:
+        trainer.update()
+    if fault == "gradient":
+        assert "the gradient of decoder.bias" in str(error.value)
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("k", [1, 4, 13, 30])
+def test_resume_is_exact(path, preset, precision, tmp_path, k):
+    """Stopped after k updates at an arbitrary place and resumed, against never stopped: bit for bit."""
+    straight = Run.create(tmp_path / "a", "own", preset, path, 3, precision=precision)
+    list(straight.events())
+    halted = Run.create(tmp_path / "b", "own", preset, path, 3, precision=precision)
+    for event in halted.events():
+        if event.step == k:
+            halted.stop.set()
+    torch.manual_seed(99)  # whatever happened in between does not matter
+    resumed = Run.resume(tmp_path / "b", precision)
+    assert resumed.trainer.step == k
+    list(resumed.events())
+    _same(straight, resumed)
+
+
+def _same(straight, resumed):
+    for a, b in zip(straight.trainer.model.parameters(), resumed.trainer.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert all(torch.equal(straight.trainer.best[name], t) for name, t in resumed.trainer.best.items())
+    lines = [
+        [_without_time(line) for line in run.metrics() if line["event"] != "checkpoint"] for run in (straight, resumed)
+    ]
+    assert [line for line in lines[0] if line["event"] != "end"] == [
+        line for line in lines[1] if line["event"] != "end"
+    ]
+
+
+def _without_time(line):
+    return {name: value for name, value in line.items() if name != "elapsed_s"}
+
+
+def test_resume_after_sigkill_in_a_fresh_process(path, preset, precision, tmp_path):
+    """Killed in the middle of an epoch with a full memory, dropout on and drawn window lengths."""
+    straight = Run.create(tmp_path / "a", "own", preset, path, 3, precision=precision)
+    list(straight.events())
+    Run.create(tmp_path / "b", "own", preset, path, 3, precision=precision)
+    code = (
+        "import sys, time; from shalab.run import Run; from shalab.device import Precision\n"
+        f"for event in Run.resume({str(tmp_path / 'b')!r}, Precision.pick('cpu', 'float32')).events():\n"
+        "    print(event.step, flush=True); time.sleep(0.02)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    for line in child.stdout:
+        if int(line) >= 17:
+            child.send_signal(signal.SIGKILL)
+            break
+    child.wait()
+    child.stdout.close()
+    resumed = Run.resume(tmp_path / "b", precision)
+    assert resumed.trainer.step == 14 and resumed.trainer.state.memory[1].shape[0] == 23
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+    finished = Run.resume(tmp_path / "b", precision)
+    assert finished.trainer.step == 31
+    _same(straight, finished)
+
+
+def test_leaving_early_leaves_a_checkpoint(path, preset, precision, tmp_path):
+    run = Run.create(tmp_path / "a", "own", preset, path, precision=precision)
+    for event in run.events():
+        if event.step == 5:
+            break
+    assert Run.resume(tmp_path / "a", precision).trainer.step == 5
+
+
+def test_finish_scores_the_best_weights(path, preset, precision, tmp_path):
+    run = Run.create(tmp_path / "a", "own", preset, path, 3, precision=precision)
+    list(run.events())
+    result = run.finish()
+    assert result == json.loads((tmp_path / "a" / "result.json").read_text())
+    assert set(result) >= {
+        "valid_bpc", "test_bpc", "train_seconds", "bytes_per_second", "n_parameters", "n_steps", "preset", "data",
+        "data_sha256", "device", "seed", "versions",
+    }  # fmt: skip
+    assert result["valid_bpc"] == pytest.approx(run.trainer.best_bpc, abs=0.05)  # one stream instead of five
+    assert result["n_steps"] == 31 and result["n_parameters"] == run.trainer.model.n_parameters
+    model = load_model(tmp_path / "a")
+    assert all(torch.equal(run.trainer.best[name], t) for name, t in model.state_dict().items())
+
+
+def test_minutes_become_a_fixed_number_of_steps(path, preset, precision, tmp_path, monkeypatch):
+    monkeypatch.setattr("shalab.train.time.perf_counter", itertools.count(0, 0.5).__next__)  # an update takes 0.5 s
+    run = Run.create(tmp_path / "a", "own", preset, path, 3, Budget(minutes=1), precision)
+    assert run.config.total_steps == 120 == json.loads((tmp_path / "a" / "config.json").read_text())["total_steps"]
+    assert run.trainer.step == 0 and run.trainer.total_steps == 120
+    loss_nats = run.trainer.update().loss_nats
+    run.trainer = run._trainer(run.config)
+    other = Run.create(tmp_path / "b", "own", preset, path, 3, Budget(steps=120), precision)
+    for a, b in zip(run.trainer.model.parameters(), other.trainer.model.parameters(), strict=True):
+        assert torch.equal(a, b)  # calibration left no trace
+    assert loss_nats == other.trainer.update().loss_nats
+
+
+def test_a_crash_while_writing_keeps_the_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"x": torch.arange(3)})
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError):
+        save_checkpoint(path, {"x": torch.arange(5)})
+    assert load_checkpoint(path)["x"].tolist() == [0, 1, 2] and os.listdir(tmp_path) == ["checkpoint.pt"]
+
+
+def test_checkpoints_hold_no_pickled_objects(path, preset, precision, tmp_path):
+    run = Run.create(tmp_path / "a", "own", preset, path, precision=precision)
+    list(run.events())
+    content = torch.load(tmp_path / "a" / "checkpoint.pt", weights_only=True)
+    assert content["version"] == 1 and content["config"]["model"]["d_model"] == 11
+
+
+@pytest.mark.parametrize("fault", ["missing", "cut", "foreign", "text", "newer"])
+def test_bad_checkpoints(tmp_path, fault):
+    path = tmp_path / "checkpoint.pt"
+    if fault != "missing":
+        save_checkpoint(path, {"x": torch.zeros(1000)})
+    if fault == "cut":
+        path.write_bytes(path.read_bytes()[:2000])
+    elif fault == "foreign":
+        torch.save({"model": {}}, path)
+    elif fault == "text":
+        path.write_text("not a checkpoint\n")
+    elif fault == "newer":
+        torch.save({"format": "shalab checkpoint", "version": 2}, path)
+    message = {
+        "missing": "no checkpoint at",
+        "cut": "is cut short or no checkpoint",
+        "foreign": "is not a checkpoint of shalab",
+        "text": "is cut short or no checkpoint",
+        "newer": "has format version 2, this shalab reads up to 1",
+    }[fault]
+    with pytest.raises(InputError, match=message):
+        load_checkpoint(path)
+
+
+def test_resume_refuses_another_configuration(path, preset, precision, tmp_path):
+    run = Run.create(tmp_path / "a", "own", preset, path, precision=precision)
+    list(run.events())
+    other = dataclasses.replace(preset, train=dataclasses.replace(RECIPE, lr=0.5))
+    Run.create(tmp_path / "b", "own", other, path, precision=precision)
+    os.replace(tmp_path / "a" / "checkpoint.pt", tmp_path / "b" / "checkpoint.pt")
+    with pytest.raises(InputError, match="belongs to another configuration"):
+        Run.resume(tmp_path / "b", precision)
+    with open(path, "ab") as file:
+        file.write(b"!")
+    with pytest.raises(InputError, match="has changed since the run began"):
+        Run.resume(tmp_path / "a", precision)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"bptt": -5}, "bptt must be an integer of at least 1, got -5"),
+        ({"lr": 0.0}, "lr must be above 0, got 0.0"),
+        ({"schedule": "sine"}, "schedule must be one of constant-then-half, cosine, linear, got 'sine'"),
+    ],
+)
+def test_bad_recipes(change, message):
+    with pytest.raises(InputError, match=message):
+        TrainConfig(**change)
+
+
+@pytest.mark.parametrize("budget", [{}, {"minutes": 0}, {"steps": -1}, {"steps": 3, "epochs": 1}])
+def test_a_budget_is_one_positive_number(budget):
+    with pytest.raises(InputError, match="exactly one of minutes, steps and epochs"):
+        Budget(**budget)
+
+
+def test_presets():
+    assert {"laptop", "paper", "paper-all-heads", "lstm"} <= set(PRESETS)
+    laptop = PRESETS["laptop"].model
+    assert laptop.attention_layers == (laptop.n_layers - 2,) and laptop.n_heads == 1 and laptop.max_context >= 1024
+    paper = PRESETS["paper"]
+    assert (paper.train.batch_size, paper.train.bptt, paper.train.lr, paper.train.clip) == (16, 1024, 2e-3, 0.25)
+
+
+def test_float16_scaling_goes_through_the_same_loop(text):
+    from shalab.device import Precision
+
+    trainer = make_trainer(text, Precision.pick("cpu", "float16"), total_steps=5)
+    assert trainer.scaler.is_enabled()
+    events = list(trainer.events())
+    assert events[-1].reason == "finished"
+    assert trainer.model.embedding.weight.dtype == torch.float32
