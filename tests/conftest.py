@@ -1,9 +1,15 @@
+import os
+
 import numpy as np
 import pytest
 import torch
 
 from shalab import SHARNN, ModelConfig
 from shalab.device import Precision
+
+# Tiny models gain nothing from threads and lose much where another process wants the same cores.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,170 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from shalab import cli
+from shalab.checkpoint import save_checkpoint
+from shalab.cli import main
+
+TINY = ["train", "--preset", "tiny", "--steps", "12"]
+
+
+@pytest.fixture
+def own(tmp_path, text):
+    (tmp_path / "own.txt").write_bytes(text.tobytes())
+    return str(tmp_path / "own.txt")
+
+
+def python(*arguments, **options):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **options)
+
+
+def test_the_whole_road_from_bytes_to_a_table(own, tmp_path, capsys):
+    assert main([*TINY, "--data", own, "--out", "a", "--seed", "3", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    for row in ("uniform", "unigram", "gzip -9", "bzip2 -9", "xz -9e", "this model", "full-size results", "1.076"):
+        assert row in out
+    assert sorted(os.listdir("a")) == [
+        "checkpoint.pt", "config.json", "curve.png", "metrics.jsonl", "result.json", "sample.txt"
+    ]  # fmt: skip
+    result = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert (result["preset"], result["seed"], result["n_steps"]) == ("tiny", 3, 12)
+    assert (tmp_path / "a" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "a" / "sample.txt").read_text(encoding="utf-8")
+
+    assert main(["eval", "a", "--split", "test"]) == 0
+    assert float(capsys.readouterr().out.split()[2]) == pytest.approx(result["test_bpc"], abs=1e-6)
+    assert main(["eval", "a", "--split", "all", "--window", "61", "--max-context", "5000"]) == 0
+    assert "over 2,003 bytes" in capsys.readouterr().out
+    assert main(["generate", "a/checkpoint.pt", "--prompt", "the ", "--bytes", "20", "--top-k", "5"]) == 0
+    assert capsys.readouterr().out.startswith("the ")
+    assert main(["info", "a"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 12
+    assert main(["info"]) == 0
+    assert "preset paper: 53,825,792 parameters" in capsys.readouterr().out
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(own, tmp_path, capsys):
+    assert main([*TINY, "--data", own, "--out", "a"]) == 0
+    before = {name: (tmp_path / "a" / name).read_bytes() for name in os.listdir("a")}
+    assert main([*TINY, "--data", own, "--out", "a"]) == 2
+    assert "already holds a run: add --resume to go on with it, or name another --out" in capsys.readouterr().err
+    assert before == {name: (tmp_path / "a" / name).read_bytes() for name in os.listdir("a")}
+
+
+def test_without_out_every_run_gets_a_folder_of_its_own(own):
+    assert main([*TINY, "--data", own]) == main([*TINY, "--data", own]) == 0
+    assert sorted(os.listdir("runs")) == ["tiny-own.txt-1", "tiny-own.txt-2"]
+
+
+def test_resume_of_a_finished_run_scores_it_again(own, tmp_path, capsys):
+    assert main([*TINY, "--data", own, "--out", "a"]) == 0
+    before = json.loads((tmp_path / "a" / "result.json").read_text())
+    os.remove("a/result.json")
+    assert main(["train", "--resume", "--out", "a"]) == 0
+    assert json.loads((tmp_path / "a" / "result.json").read_text()) == before
+    assert main(["train", "--resume", "--out", "a", "--seed", "7"]) == 2
+    assert "a was begun with seed 0, not 7" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_with_a_checkpoint_and_resume_finishes(own, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "shalab",
+        "train",
+        "--preset",
+        "tiny",
+        "--steps",
+        "2000",
+        "--data",
+        own,
+        "--out",
+        "a",
+    ]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while not (tmp_path / "a" / "metrics.jsonl").exists() or not (tmp_path / "a" / "metrics.jsonl").read_text():
+        assert child.poll() is None
+    child.send_signal(signal.SIGINT)
+    out, _ = child.communicate(timeout=60)
+    assert child.returncode == 0 and "stopped at step" in out and "shalab train --resume --out a" in out
+    stopped = torch.load(tmp_path / "a" / "checkpoint.pt", weights_only=True)["step"]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert 1 <= stopped < 2000 and max(steps) == stopped
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([*TINY, "--data", "absent.txt"], "no file at absent.txt; give a path, or one of enwik6"),
+        ([*TINY, "--data", "empty"], "empty is empty"),
+        ([*TINY, "--data", "short"], "short has 39 bytes; a file needs at least 40"),
+        ([*TINY, "--data", "few", "--batch-size", "41"], "--batch-size 40 or less"),
+        ([*TINY, "--data", "enwik8"], "enwik8 is not on this machine: fetch it with `shalab data enwik8`"),
+        (["train", "--preset", "huge"], "no preset is called 'huge'; there are laptop, paper"),
+        (["train", "--steps", "0"], "above 0"),
+        (["train", "--minutes", "-1"], "above 0"),
+        ([*TINY, "--batch-size", "0"], "batch_size must be an integer of at least 1, got 0"),
+        ([*TINY, "--batch-size", "-3"], "batch_size must be an integer of at least 1, got -3"),
+        ([*TINY, "--lr", "-1"], "lr must be above 0, got -1.0"),
+        ([*TINY, "--device", "cuda"], "this PyTorch sees no cuda device; use --device cpu or auto"),
+        ([*TINY, "--out", "few/run"], "cannot write to few/run"),
+        (["train", "--resume"], "--resume needs --out"),
+        (["train", "--resume", "--out", "absent"], "absent holds no run to resume"),
+        (["eval", "absent"], "no checkpoint at absent"),
+        (["eval", "few"], "few is cut short or no checkpoint"),
+        (["eval", "foreign.pt"], "foreign.pt is not a checkpoint of shalab"),
+        (["generate", "other.pt"], "other.pt holds weights of another configuration"),
+        (["info", "cut.pt"], "cut.pt is cut short or no checkpoint"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name, size in (("empty", 0), ("short", 39), ("few", 90)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    torch.save({"model": {}}, tmp_path / "foreign.pt")
+    config = {"model": {"d_model": 8, "d_boom": 8}}
+    save_checkpoint(tmp_path / "other.pt", {"config": config, "best": {"decoder.bias": torch.zeros(256)}})
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "other.pt").read_bytes()[:700])
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and error.startswith("shalab: ") and len(error.splitlines()) == 1
+
+
+def test_unknown_options_exit_with_2():
+    assert python("-m", "shalab", "train", "--budget", "3").returncode == 2
+    assert python("-m", "shalab").returncode == 2
+
+
+def test_python_m_and_the_command_are_the_same():
+    command = os.path.join(os.path.dirname(sys.executable), "shalab")
+    for arguments in (["--help"], ["info"], ["eval", "absent"]):
+        a, b = python("-m", "shalab", *arguments), subprocess.run([command, *arguments], capture_output=True, text=True)
+        assert (a.returncode, a.stdout, a.stderr) == (b.returncode, b.stdout, b.stderr)
+
+
+def test_every_option_is_documented():
+    for action in cli.parser()._actions:
+        for name, command in (action.choices or {}).items() if hasattr(action, "choices") else ():
+            for option in command._actions:
+                assert option.help, f"{name} {option.option_strings}"
+
+
+def test_import_is_light():
+    code = "import sys, shalab, shalab.cli; sys.exit(any(name in sys.modules for name in ('matplotlib', 'ipywidgets')))"
+    assert python("-c", code).returncode == 0
+
+
+def test_generate_survives_broken_bytes_in_prompt_and_output(own):
+    assert main([*TINY, "--data", own, "--out", "a"]) == 0
+    child = subprocess.run(
+        [sys.executable, "-m", "shalab", "generate", "a", "--prompt", b"\xff\xc3", "--temperature", "50"],
+        capture_output=True,
+    )
+    assert child.returncode == 0
+    child.stdout.decode("utf-8")
