@@ -1,6 +1,8 @@
 """Pictures. Imported by the command line and the notebooks, by nothing else."""
 
+import io
 from pathlib import Path
+from typing import BinaryIO
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -19,7 +21,7 @@ def learning_curve(metrics: list[dict], references: dict[str, float] | None = No
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(
-        [line["n_bytes"] / 1e6 for line in steps], _smooth([line["bpc"] for line in steps]),
+        [line["n_bytes"] / 1e6 for line in steps], smooth([line["bpc"] for line in steps]),
         color=BLUE, linewidth=1.2, label="train (smoothed)",
     )  # fmt: skip
     axes.plot(
@@ -39,16 +41,35 @@ def learning_curve(metrics: list[dict], references: dict[str, float] | None = No
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path | BinaryIO) -> None:
     """As PNG, without the metadata that would differ from one machine to the next."""
     with matplotlib.rc_context({"svg.hashsalt": "shalab"}):
         figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
-def _smooth(values: list[float], keep: float = 0.95) -> list[float]:
+def smooth(values: list[float], keep: float = 0.95) -> list[float]:
     """Exponential moving average that starts unbiased."""
     result, mean, weight = [], 0.0, 0.0
     for value in values:
         mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
         result.append(mean / weight)
     return result
+
+
+def png(figure: Figure) -> bytes:
+    """The picture's bytes, for a notebook's display."""
+    buffer = io.BytesIO()
+    save(figure, buffer)
+    return buffer.getvalue()
+
+
+def ladder(rows: dict[str, float]) -> Figure:
+    """Bits per byte as horizontal bars, in the order given."""
+    figure = Figure(figsize=(7.5, 0.45 * len(rows) + 0.9), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(list(rows), list(rows.values()), color=[GREY] * (len(rows) - 1) + [BLUE])
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.invert_yaxis()
+    axes.set(xlabel="bits per byte", xlim=(0, 8.8))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
