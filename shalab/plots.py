@@ -35,7 +35,7 @@ def learning_curve(metrics: list[dict], references: dict[str, float] | None = No
             ha="right", color=GREY,
         )  # fmt: skip
     low = min([line["valid_bpc"] for line in scores] + list((references or {}).values()), default=1.0)
-    axes.set(xlabel="bytes read, millions", ylabel="bits per byte", ylim=(low - 0.2, 5), xlim=(0, None))
+    axes.set(xlabel="bytes read, millions", ylabel="bits per byte", ylim=(low - 0.5, 5.5), xlim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
