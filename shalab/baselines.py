@@ -49,9 +49,14 @@ def compressor_bpc(data: np.ndarray, bounds: list[int], compressor: str) -> Iter
 
 def unigram_bpc(data: np.ndarray, begin: int, end: int) -> float:
     """Bits per byte of data[begin:end] under the byte frequencies of data[:begin], one added to each count."""
-    counts = np.bincount(data[:begin], minlength=256) + 1
+    counts = _histogram(data[:begin]) + 1
     bits = -np.log2(counts / counts.sum())
-    return float(bits[data[begin:end]].mean())
+    return float(_histogram(data[begin:end]) @ bits) / (end - begin)
+
+
+def _histogram(data: np.ndarray) -> np.ndarray:
+    """(256,) counts, block by block: numpy would widen the whole file to 64 bits."""
+    return sum(np.bincount(data[i : i + BLOCK], minlength=256) for i in range(0, len(data), BLOCK))
 
 
 def baselines(data: np.ndarray, bounds: dict[str, tuple[int, int]]) -> dict[str, tuple[float, float]]:

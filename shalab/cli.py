@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from shalab.checkpoint import load_checkpoint, load_model
-from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, fetch, load_corpus
+from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, canonical, fetch, load_corpus
 from shalab.device import DEVICES, DTYPES, Precision
 from shalab.errors import InputError
 from shalab.evaluate import evaluate
@@ -188,10 +188,11 @@ def _resumed(options, precision: Precision) -> Run:
     stored = {
         "preset": run.config.preset, "seed": run.config.seed, **vars(run.config.budget),
         "batch_size": run.config.train.batch_size, "lr": run.config.train.lr,
-        "data": options.data if options.data and Path(options.data).name == run.corpus.name else run.config.data,
+        "data": run.config.data,
     }  # fmt: skip
+    asked_for = {**vars(options), "data": options.data and canonical(options.data)}
     for name, value in stored.items():
-        asked = getattr(options, name)
+        asked = asked_for[name]
         if asked is not None and asked != value:
             raise InputError(
                 f"{run.folder} was begun with {name} {value}, not {asked}: leave that option out, or name another --out"
@@ -239,10 +240,10 @@ def report(run: Run, result: dict) -> None:
     xz = next(valid for name, valid, _ in rows if name.startswith("xz"))
     rows.append((f"this model, {result['n_parameters']:,} parameters", result["valid_bpc"], result["test_bpc"]))
     rows.sort(key=lambda row: -row[2])
-    lines = [f"{'bits per byte':<54}{'valid':>9}{'test':>9}"]
-    lines += [f"{name:<54}{valid:>9.3f}{test:>9.3f}" for name, valid, test in rows]
+    lines = [f"{'bits per byte':<56}{'valid':>9}{'test':>9}"]
+    lines += [f"{name:<56}{valid:>9.3f}{test:>9.3f}" for name, valid, test in rows]
     lines += ["full-size results on enwik8, as published"]
-    lines += [f"{f'{name}, {size}':<54}{'':>9}{test:>9.3f}" for name, test, size in PUBLISHED]
+    lines += [f"{f'{name}, {size}':<56}{'':>9}{test:>9.3f}" for name, test, size in PUBLISHED]
     print("\n".join(lines))
     plots.save(plots.learning_curve(run.metrics(), {"xz -9e": xz}), run.folder / "curve.png")
     model = load_model(run.folder)
@@ -292,7 +293,6 @@ def _model(options, precision: Precision):
 def info_command(options) -> None:
     if options.run:
         content = load_checkpoint(_file(options.run))
-        del content["config"]["budget"]
         print(
             json.dumps({"step": content["step"], "best_valid_bpc": content["best_bpc"], **content["config"]}, indent=2)
         )

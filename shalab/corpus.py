@@ -136,6 +136,11 @@ def load_corpus(name_or_path: str) -> Corpus:
     return corpus
 
 
+def canonical(name_or_path: str) -> str:
+    """A published corpus's name, or the absolute path of a file: what `load_corpus` finds from any folder."""
+    return name_or_path if name_or_path in SOURCES else str(Path(name_or_path).resolve())
+
+
 def fetch(name: str, progress: Callable[[int, int], None] = lambda done, total: None) -> Path | None:
     """Downloads, unpacks and verifies a published corpus; does nothing if a verified copy is there.
 

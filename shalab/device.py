@@ -58,13 +58,6 @@ class Precision:
         """Moves a tensor or a module to the device."""
         return x.to(self.device)
 
-    def synchronize(self) -> None:
-        """Waits for queued work, so that a clock read afterwards measures it."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
-
     def random_state(self) -> dict[str, Tensor]:
         """Of every generator that training draws from."""
         state = {"cpu": torch.get_rng_state()}
@@ -83,6 +76,11 @@ class Precision:
 
     def __str__(self) -> str:
         return f"{self.device.type} ({str(self.dtype).removeprefix('torch.')})"
+
+
+def to_host(x: Tensor) -> Tensor:
+    """x in main memory, where float64 exists; Apple's MPS has none."""
+    return x.cpu()
 
 
 def recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | None):

@@ -1,8 +1,8 @@
 """Dropout whose masks cost next to nothing on a CPU.
 
-PyTorch draws one Bernoulli number per element on one thread: a quarter to a half of a plain training
-step. Here one pool of random bytes is drawn per forward pass and every mask is a slice of it, at a
-random place: about 0.3 ns an element instead of 10.
+PyTorch draws one Bernoulli number per element on one thread: a quarter of a plain training step or
+more. Here one pool of random bytes is drawn per forward pass and every mask is a slice of it, at a
+random place.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from shalab.device import draws_fast
 
-POOL = 1 << 20  # elements; as float32 it stays in a CPU's second-level cache
+POOL = 1 << 20  # elements; 4 MiB as float32, small enough to stay in a cache
 
 
 class Dropout:

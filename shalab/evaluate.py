@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from shalab.device import Precision
+from shalab.device import Precision, to_host
 from shalab.errors import InputError
 from shalab.metrics import bits_per_byte
 from shalab.model import SHARNN
@@ -42,6 +42,8 @@ def charges(
         raise InputError(f"charged bytes must lie within 1 to {len(data)} and be at least one, got {begin} to {end}")
     if window < 1 or n_streams < 1:
         raise InputError(f"window and n_streams must be at least 1, got {window} and {n_streams}")
+    if context is not None and context < 0:
+        raise InputError(f"context must be at least 0, got {context}")
     piece = math.ceil((end - begin) / n_streams)
     starts = [begin + piece * s for s in range(n_streams)]
     read = min(begin - 1, warmup_bytes(model) if context is None else context)
@@ -62,7 +64,7 @@ def charges(
                 logits, state = model(ids[:-1], state)  # (T, S, V)
             if charged.any():
                 nats = F.cross_entropy(logits.flatten(0, 1).float(), ids[1:].flatten(), reduction="none")
-                nats = nats.view(ids[1:].shape).double().cpu() * torch.from_numpy(charged)
+                nats = to_host(nats.view(ids[1:].shape)).double() * torch.from_numpy(charged)
                 yield nats[max(0, -low) :]  # (T, S)
     finally:
         model.train(was_training)

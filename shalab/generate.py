@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from shalab.device import Precision
+from shalab.device import Precision, to_host
 from shalab.errors import InputError
 from shalab.model import SHARNN
 
@@ -20,7 +20,7 @@ def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generat
     top_k        only the k likeliest bytes; 0 for all
     top_p        only the likeliest bytes that together reach probability p (Holtzman et al. 2019); 1 for all
     """
-    logits = logits.double().cpu()
+    logits = to_host(logits).double()
     if temperature == 0:
         return int(logits.argmax())
     logits, ids = (logits / temperature).sort(descending=True)

@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -20,8 +21,8 @@ from pathlib import Path
 import numpy
 import torch
 
-from shalab.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from shalab.corpus import Corpus, load_corpus
+from shalab.checkpoint import load_checkpoint, save_checkpoint
+from shalab.corpus import Corpus, canonical, load_corpus
 from shalab.device import Precision
 from shalab.errors import InputError
 from shalab.evaluate import evaluate
@@ -71,20 +72,20 @@ class Run:
     ) -> "Run":
         """A new run in `folder`, which must not hold one. A budget in minutes is calibrated here, for some seconds."""
         folder, precision, budget = Path(folder), precision or Precision.pick(), budget or preset.budget
-        if (folder / "config.json").exists():
+        if any((folder / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoint.pt")):
             raise InputError(f"{folder} already holds a run: add --resume to go on with it, or name another --out")
         corpus = load_corpus(data)
-        data = data if data == corpus.name else str(Path(data).resolve())
-        config = RunConfig(name, data, corpus.sha256, seed, 1, budget, preset.model, preset.train)
+        config = RunConfig(name, canonical(data), corpus.sha256, seed, 1, budget, preset.model, preset.train)
         run = cls(folder, config, corpus, precision)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "metrics.jsonl").write_text("")
+            tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise InputError(f"cannot write to {folder} ({error.strerror}): name another --out") from error
         run.config = replace(config, total_steps=run._total_steps(budget))
         run.trainer = run._trainer(run.config)
         _write_json(folder / "config.json", asdict(run.config))
+        _write_text(folder / "metrics.jsonl", "")
         return run
 
     @classmethod
@@ -107,7 +108,6 @@ class Run:
             content = load_checkpoint(path)
             if RunConfig.from_dict(content["config"]) != config:
                 raise InputError(f"{path} belongs to another configuration than {folder / 'config.json'}")
-            load_weights(run.trainer.model, content["best"], path)
             run.trainer.load_state_dict(content)
             step = run.trainer.step
         kept = [line for line in run.metrics() if line["step"] <= step]
@@ -130,7 +130,7 @@ class Run:
                         return
                     metrics.write(json.dumps(_as_line(event)) + "\n")
                     yield event
-            except (GeneratorExit, KeyboardInterrupt):
+            except GeneratorExit:  # between two updates; an exception from within one leaves the last checkpoint alone
                 self._save(self.trainer.state_dict())
                 raise
 

@@ -4,7 +4,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -160,7 +160,7 @@ class Trainer:
         self.streams = Streams(corpus.split("train"), config.batch_size)
         self.window_generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
-        self.step = self.n_bytes = self.cursor = 0
+        self.step = self.scored_step = self.n_bytes = self.cursor = 0
         self.elapsed_s = 0.0
         self.state: State | None = None
         self.best_bpc, self.best = math.inf, self._weights()
@@ -168,21 +168,25 @@ class Trainer:
     def events(self, stop: threading.Event | None = None) -> Iterator[Event]:
         """Trains from the current step to the last, or until `stop` is set; ends with a checkpoint and an EndEvent."""
         stop = stop or threading.Event()
-        while self.step < self.total_steps and not stop.is_set():
-            if self.config.restart_from_best and self.step == self._cooldown_start() and self.best_bpc < math.inf:
-                self.model.load_state_dict(self.best)
-            yield self.update()
-            scored = self._is_evaluation(self.step) and not stop.is_set()
-            if scored and (event := self.evaluate(stop)):
+        while not stop.is_set() and (self.step < self.total_steps or self._evaluation_due()):
+            if self._evaluation_due():  # asked before the next update, so that a run stopped here scores when resumed
+                if (event := self.evaluate(stop)) is None:
+                    break
                 yield event
                 if self.config.sample_bytes:
                     yield self.sample()
-            if scored or self.step % self.config.checkpoint_every == 0:
-                self.save(self.state_dict())
-                yield CheckpointEvent(self.step)
+            else:
+                if self.config.restart_from_best and self.step == self._cooldown_start() and self.best_bpc < math.inf:
+                    self.model.load_state_dict(self.best)
+                yield self.update()
+                if self._evaluation_due() or self.step % self.config.checkpoint_every:
+                    continue
+            self.save(self.state_dict())
+            yield CheckpointEvent(self.step)
         self.save(self.state_dict())
         yield CheckpointEvent(self.step)
-        yield EndEvent(self.step, "finished" if self.step == self.total_steps else "stopped")
+        finished = self.step == self.total_steps and not self._evaluation_due()
+        yield EndEvent(self.step, "finished" if finished else "stopped")
 
     def update(self) -> StepEvent:
         """One update: predict, charge, differentiate, clip, step."""
@@ -232,6 +236,7 @@ class Trainer:
         )  # fmt: skip
         if math.isnan(bpc):
             return None
+        self.scored_step = self.step
         best = bpc < self.best_bpc
         if best:
             self.best_bpc, self.best = bpc, self._weights()
@@ -254,7 +259,6 @@ class Trainer:
             "memory": list(self.state.memory) if self.state else None,
             "random": self.precision.random_state(),
             "window_random": self.window_generator.get_state(),
-            "train_config": asdict(self.config),
             **{name: getattr(self, name) for name in _COUNTERS},
         }
 
@@ -291,15 +295,15 @@ class Trainer:
     def _weights(self) -> dict:
         return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
-    def _is_evaluation(self, step: int) -> bool:
+    def _evaluation_due(self) -> bool:
         n = min(self.config.evaluations, self.total_steps)
-        return step * n // self.total_steps > (step - 1) * n // self.total_steps
+        return self.step * n // self.total_steps > self.scored_step * n // self.total_steps
 
     def _cooldown_start(self) -> int | None:
         return cooldown_start(self.total_steps) if self.config.schedule == "constant-then-half" else None
 
 
-_COUNTERS = ("step", "n_bytes", "cursor", "elapsed_s", "best_bpc", "total_steps", "seed")
+_COUNTERS = ("step", "scored_step", "n_bytes", "cursor", "elapsed_s", "best_bpc")
 
 
 def steps_in_epochs(n_positions: int, config: TrainConfig, epochs: float, seed: int) -> int:

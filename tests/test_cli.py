@@ -72,6 +72,20 @@ def test_resume_of_a_finished_run_scores_it_again(own, tmp_path, capsys):
     assert "a was begun with seed 0, not 7" in capsys.readouterr().err
 
 
+def test_resume_from_another_folder_finds_its_data(own, tmp_path, monkeypatch):
+    assert main([*TINY, "--data", "own.txt", "--out", "a"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["train", "--resume", "--out", "../a", "--data", "../own.txt"]) == 0
+
+
+def test_a_folder_with_something_of_a_run_is_not_touched(own, tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "metrics.jsonl").write_text("precious")
+    assert main([*TINY, "--data", own, "--out", "a"]) == 2
+    assert (tmp_path / "a" / "metrics.jsonl").read_text() == "precious"
+
+
 def test_ctrl_c_ends_with_a_checkpoint_and_resume_finishes(own, tmp_path):
     command = [
         sys.executable,

@@ -70,6 +70,8 @@ def test_evaluation_leaves_mode_and_can_be_stopped(small, text, precision):
     assert math.isnan(evaluate(small, text, 5, 50, precision, stop=stop)) and small.training
     with pytest.raises(InputError, match="within 1 to 2003 .* got 7 to 7"):
         list(charges(small, text, 7, 7, precision))
+    with pytest.raises(InputError, match="context must be at least 0, got -5"):
+        evaluate(small, text, 7, 9, precision, context=-5)
     with pytest.raises(InputError, match="at least 1, got 0 and 1"):
         list(charges(small, text, 7, 9, precision, window=0))
 

@@ -55,7 +55,7 @@ def test_no_module_but_one_names_a_device_or_moves_a_tensor():
     for name in ORDER:
         if name != "device":
             assert not re.search(
-                r"""["'](cpu|cuda|mps)["']|\.cuda\(|\.to\((self\.)?device|torch\.cuda""", _core(name)
+                r"""["'](cpu|cuda|mps)["']|\.cuda\(|\.to\((self\.)?device|torch\.cuda|\.cpu\(\)""", _core(name)
             ), name
 
 

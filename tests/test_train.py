@@ -160,7 +160,7 @@ def test_a_loss_or_gradient_that_is_not_finite_updates_nothing(text, precision, 
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("k", [1, 4, 13, 30])
+@pytest.mark.parametrize("k", [1, 7, 11, 13, 21, 30, 31])  # 7: a checkpoint; 11, 21, 31: evaluations are due
 def test_resume_is_exact(path, preset, precision, tmp_path, k):
     """Stopped after k updates at an arbitrary place and resumed, against never stopped: bit for bit."""
     straight = Run.create(tmp_path / "a", "own", preset, path, 3, precision=precision)
@@ -223,6 +223,22 @@ def test_leaving_early_leaves_a_checkpoint(path, preset, precision, tmp_path):
         if event.step == 5:
             break
     assert Run.resume(tmp_path / "a", precision).trainer.step == 5
+
+
+def test_breaking_off_inside_an_update_keeps_the_last_checkpoint(path, preset, precision, tmp_path):
+    run = Run.create(tmp_path / "a", "own", preset, path, precision=precision)
+
+    def break_off(*_):  # as a second Ctrl-C would, with half of the update done
+        with torch.no_grad():
+            run.trainer.model.embedding.weight.fill_(7)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        for event in run.events():
+            if event.step == 9:
+                run.trainer.optimizer.step = break_off
+    resumed = Run.resume(tmp_path / "a", precision)
+    assert resumed.trainer.step == 7 and not (resumed.trainer.model.embedding.weight == 7).any()
 
 
 def test_finish_scores_the_best_weights(path, preset, precision, tmp_path):
