@@ -1,7 +1,14 @@
 """shalab: Single Headed Attention RNN, from bytes to a trained model."""
 
-from shalab.errors import InputError
-from shalab.model import SHARNN, ModelConfig, State, import_original
-from shalab.optim import Lamb
+import os
+
+# OpenMP's threads wait by spinning. Where another process wants the same cores, two training runs then slow each
+# other down seventyfold; spinning for some microseconds only costs a lone run little. Read when PyTorch is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+from shalab.errors import InputError  # noqa: E402
+from shalab.model import SHARNN, ModelConfig, State, import_original  # noqa: E402
+from shalab.optim import Lamb  # noqa: E402
 
 __all__ = ["SHARNN", "InputError", "Lamb", "ModelConfig", "State", "import_original"]
