@@ -32,9 +32,12 @@ def save_checkpoint(path: Path, content: dict) -> None:
 def load_checkpoint(path: Path) -> dict:
     """Reads what `save_checkpoint` wrote, onto the CPU, without running any pickled code.
 
+    path: a checkpoint file, or a run's folder.
     Raises InputError if the file is missing, cut short, foreign, or of a newer version.
     """
     path = Path(path)
+    if path.is_dir():
+        path = path / "checkpoint.pt"
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}")
     try:
@@ -53,21 +56,16 @@ def load_checkpoint(path: Path) -> dict:
 
 
 def load_model(path: Path) -> SHARNN:
-    """The model with the best validation score of a checkpoint, in evaluation mode.
+    """The model with the best validation score of a checkpoint, in evaluation mode; path as of `load_checkpoint`."""
+    return best_model(load_checkpoint(path), path)
 
-    path: a checkpoint file, or a run's folder.
-    """
-    path = Path(path)
-    content = load_checkpoint(path / "checkpoint.pt" if path.is_dir() else path)
+
+def best_model(content: dict, path: Path) -> SHARNN:
+    """The same from a checkpoint's content; `path` is for the error if its weights are of another configuration."""
     model = SHARNN(ModelConfig(**content["config"]["model"]))
-    load_weights(model, content["best"], path)
-    return model.eval()
-
-
-def load_weights(model: SHARNN, weights: dict, path: Path) -> None:
-    """load_state_dict with a one-line InputError for weights of another configuration."""
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(content["best"])
     except RuntimeError as error:
         first = " ".join(str(error).split())[:160]
         raise InputError(f"{path} holds weights of another configuration: {first}") from error
+    return model.eval()

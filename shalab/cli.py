@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from shalab.checkpoint import load_checkpoint, load_model
+from shalab.checkpoint import best_model, load_checkpoint, load_model
 from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, canonical, fetch, load_corpus
 from shalab.device import DEVICES, DTYPES, Precision
 from shalab.errors import InputError
 from shalab.evaluate import evaluate
 from shalab.generate import as_text, generate
 from shalab.metrics import NATS_PER_BIT
+from shalab.model import SHARNN
 from shalab.presets import PRESETS, Budget, find_preset
 from shalab.run import Run, stop_on_interrupt
 from shalab.train import CheckpointEvent, EndEvent, EvalEvent, NonFiniteError, SampleEvent, StepEvent
@@ -255,9 +256,9 @@ def report(run: Run, result: dict) -> None:
 
 def eval_command(options) -> None:
     precision = Precision.pick(options.device, options.dtype)
-    model = _model(options, precision)
-    data = options.data or load_checkpoint(_file(options.run))["config"]["data"]
-    corpus = load_corpus(data)
+    content = load_checkpoint(options.run)
+    model = _prepared(best_model(content, options.run), options, precision)
+    corpus = load_corpus(options.data or content["config"]["data"])
     begin, end = corpus.bounds[options.split] if options.split != "all" else (0, len(corpus))
     bpc = evaluate(model, corpus.data, begin, end, precision, options.window, options.streams, options.context)
     print(f"{corpus.name} {options.split}: {bpc:.6f} bits per byte over {end - begin:,} bytes")
@@ -265,7 +266,7 @@ def eval_command(options) -> None:
 
 def generate_command(options) -> None:
     precision = Precision.pick(options.device, options.dtype)
-    model = _model(options, precision)
+    model = _prepared(load_model(options.run), options, precision)
     prompt = options.prompt.encode("utf-8", "surrogateescape")
     stream = generate(
         model, prompt, options.bytes, precision, options.temperature, options.top_k, options.top_p, options.seed
@@ -277,28 +278,21 @@ def generate_command(options) -> None:
     sys.stdout.write("\n")
 
 
-def _file(run: str) -> Path:
-    return Path(run) / "checkpoint.pt" if Path(run).is_dir() else Path(run)
-
-
-def _model(options, precision: Precision):
-    model = precision.place(load_model(_file(options.run)))
+def _prepared(model: SHARNN, options, precision: Precision) -> SHARNN:
     if options.max_context is not None:
         if options.max_context < 0:
             raise InputError(f"--max-context must be at least 0, got {options.max_context}")
         model.max_context = options.max_context
-    return model
+    return precision.place(model)
 
 
 def info_command(options) -> None:
     if options.run:
-        content = load_checkpoint(_file(options.run))
+        content = load_checkpoint(options.run)
         print(
             json.dumps({"step": content["step"], "best_valid_bpc": content["best_bpc"], **content["config"]}, indent=2)
         )
         return
-    from shalab.model import SHARNN
-
     precision = Precision.pick(options.device, options.dtype)
     print(f"device: {precision}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for name, preset in PRESETS.items():

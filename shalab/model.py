@@ -223,19 +223,18 @@ def import_original(params: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     result = {}
     for name, tensor in params.items():
-        block, _, part = name.partition(".")[2].partition(".")
-        stem, dot, leaf = part.rpartition(".")
-        if name in ("encoder.weight", "decoder.weight", "decoder.bias"):
-            if name != "decoder.bias":
-                result["embedding.weight"] = result["decoder.weight"] = tensor
-            else:
-                result[name] = tensor
-        elif name.startswith("blocks.") and part in _ORIGINAL_NAMES:  # a bare vector, (1, 1, D) there
+        block, _, part = name.removeprefix("blocks.").partition(".")
+        stem, _, leaf = part.rpartition(".")
+        if name == "decoder.bias":
+            result[name] = tensor
+        elif name in ("encoder.weight", "decoder.weight"):  # one tensor, there as here
+            result["embedding.weight"] = result["decoder.weight"] = tensor
+        elif part in _ORIGINAL_NAMES:  # a bare vector, (1, 1, D) there
             result[f"blocks.{block}.{_ORIGINAL_NAMES[part]}"] = tensor.flatten()
-        elif name.startswith("blocks.") and stem in _ORIGINAL_NAMES:
-            attends = f"blocks.{block}.attn.q.weight" in params
-            if attends or stem not in ("lnmid", "lnmem"):
-                result[f"blocks.{block}.{_ORIGINAL_NAMES[stem]}.{leaf}"] = tensor
+        elif stem in ("lnmid", "lnmem") and f"blocks.{block}.attn.q.weight" not in params:
+            continue  # unused in a block without attention
+        elif stem in _ORIGINAL_NAMES:
+            result[f"blocks.{block}.{_ORIGINAL_NAMES[stem]}.{leaf}"] = tensor
         elif part not in ("attn.qkvs", "attn.r_gate", "lnout.weight", "lnout.bias"):
             raise InputError(f"{name} is no parameter of the original SHA-RNN")
     return result
