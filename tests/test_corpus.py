@@ -11,6 +11,8 @@ import pytest
 from shalab import InputError, corpus
 from shalab.cli import main
 from shalab.corpus import SOURCES, Source, assets_dir, fetch, load_corpus
+from shalab.presets import PRESETS, Budget
+from shalab.run import Run
 
 PARTS = {"train": "b0acc815", "valid": "3d922506", "test": "6a4f9b33"}
 
@@ -162,3 +164,18 @@ def test_damaged_cache_is_noticed(mirror):
 def test_unknown_name():
     with pytest.raises(InputError, match="no corpus is called 'text8'; there are enwik6, enwik7, enwik8, enwik9"):
         fetch("text8")
+
+
+def test_the_whole_road_of_a_downloaded_corpus(mirror, capsys):
+    """Broken download, resumed, verified, trained on, left early, resumed, scored: the full-size road in small."""
+    mirror.budget = 100_000
+    assert main(["data", "enwik8"]) == 2
+    mirror.budget = None
+    assert main(["data", "enwik8"]) == 0
+    run = Run.create("run", "tiny", PRESETS["tiny"], "enwik8", budget=Budget(steps=9))
+    for event in run.events():
+        if event.step == 4:
+            break
+    assert main(["train", "--resume", "--out", "run", "--data", "enwik8"]) == 0
+    assert main(["eval", "run", "--split", "valid", "--window", "64"]) == 0
+    assert "enwik8 valid: " in capsys.readouterr().out.splitlines()[-1]
