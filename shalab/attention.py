@@ -126,8 +126,7 @@ class AttentionHead(nn.Module):
         A gate multiplies a dimension of q, k or v. What multiplies k may as well multiply q, and what
         multiplies v the result: the gates touch T rows instead of K.
         """
-        q = torch.sigmoid(self.query_gate) * self.norm_query(self.query(h))  # (T, B, D)
-        q = drop(q, self.dropout) * (torch.sigmoid(self.key_gate) / math.sqrt(q.shape[-1] / self.n_heads))
+        q = self._query(h, drop)  # (T, B, D)
         q, window, context = (split_heads(x.to(h.dtype), self.n_heads) for x in (q, window, context))  # (., B N, D / N)
         weights = None
         if need_weights or draws_fast(q):
@@ -145,3 +144,17 @@ class AttentionHead(nn.Module):
         else:
             read = _Read.apply(q, window, context, drop, self.dropout)
         return self.value_gate() * read.reshape(h.shape), weights
+
+    def read_one(self, h: Tensor, contexts: list[Tensor]) -> Tensor:
+        """forward for one byte per stream, without gradient: h (1, B, D), contexts[b] (K_b, D) -> (1, B, D)"""
+        reads = []
+        for q, context in zip(self._query(h, Dropout(False))[0], contexts, strict=True):  # (D,), (K, D)
+            for q_head, c in zip(q.to(context.dtype).chunk(self.n_heads), context.chunk(self.n_heads, -1), strict=True):
+                weights = (c @ q_head).softmax(0)  # (K,)
+                reads.append(weights @ c)  # (D / N,)
+        return self.value_gate() * torch.cat(reads).view(h.shape)
+
+    def _query(self, h: Tensor, drop: Dropout) -> Tensor:
+        """(T, B, D) -> (T, B, D), scaled, and with the keys' gate on it"""
+        q = torch.sigmoid(self.query_gate) * self.norm_query(self.query(h))
+        return drop(q, self.dropout) * (torch.sigmoid(self.key_gate) / math.sqrt(q.shape[-1] / self.n_heads))

@@ -26,9 +26,9 @@ class Boom(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, drop: Dropout) -> Tensor:
-        # gelu(u) = silu(1.702 u) / 1.702: the inner factor is moved into the small matrix and the outer one
-        # behind the fold, so that the widest tensor is passed over once instead of four times.
-        x = F.silu(F.linear(x, 1.702 * self.widen.weight, 1.702 * self.widen.bias))  # (..., H)
+        # gelu(u) = silu(1.702 u) / 1.702: with the inner factor before the matrix and the outer one behind the fold,
+        # the widest tensor is passed over once instead of four times.
+        x = F.silu(F.linear(1.702 * x, self.widen.weight, 1.702 * self.widen.bias))  # (..., H)
         x = drop(x, self.dropout)
         return fold(x, self.widen.in_features) / 1.702
 

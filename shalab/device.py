@@ -84,14 +84,22 @@ def to_host(x: Tensor) -> Tensor:
 
 
 def recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
-    """lstm(x, hidden), in float32 on a CPU: oneDNN's half-precision LSTM is slower or not there at all.
+    """lstm(x, hidden), by the fastest way on a CPU.
 
-    PyTorch takes one format for x, hidden and weights.
+    In float32: oneDNN's half-precision LSTM is slower or not there at all, and PyTorch takes one format for x,
+    hidden and weights. One byte at a time by the cell: oneDNN would rearrange all weights for every byte.
     """
-    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+    if x.device.type != "cpu":
         return lstm(x, hidden)
-    with torch.autocast("cpu", enabled=False):
-        return lstm(x.float(), hidden)
+    if torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return recurrent(lstm, x.to(lstm.weight_hh_l0.dtype), hidden)
+    if len(x) > 1 or hidden is None or torch.is_grad_enabled():
+        return lstm(x, hidden)
+    (h,), (c,) = hidden  # (B, D) each
+    weights = lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0
+    h, c = (part.unsqueeze(0) for part in torch.lstm_cell(x[0], (h, c), *weights))  # (1, B, D) each
+    return h, (h, c)
 
 
 def draws_fast(x: Tensor) -> bool:

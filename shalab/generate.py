@@ -1,20 +1,20 @@
 """Text from a model, byte by byte, with the state carried along."""
 
 import codecs
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from shalab.device import Precision, to_host
 from shalab.errors import InputError
-from shalab.model import SHARNN
+from shalab.model import SHARNN, RollingMemory, State
 
-# V vocabulary
+# B prompts, V vocabulary
 
 
-def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator) -> int:
-    """Draws one id from logits (V,).
+def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator) -> Tensor:
+    """Draws one id per row of logits (B, V): int64 (B,).
 
     temperature  divides the logits; 0 takes the likeliest byte
     top_k        only the k likeliest bytes; 0 for all
@@ -22,14 +22,21 @@ def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generat
     """
     logits = to_host(logits).double()
     if temperature == 0:
-        return int(logits.argmax())
-    logits, ids = (logits / temperature).sort(descending=True)
-    probabilities = logits.softmax(-1)
+        return logits.argmax(-1)
+    probabilities = (logits / temperature).softmax(-1)
+    if not top_k and top_p == 1:
+        return _draw(probabilities, generator)
+    probabilities, ids = probabilities.sort(descending=True)
     before = probabilities.cumsum(-1) - probabilities
     probabilities[before >= top_p] = 0
     if top_k:
-        probabilities[top_k:] = 0
-    return int(ids[torch.multinomial(probabilities, 1, generator=generator)])
+        probabilities[:, top_k:] = 0
+    return ids.gather(-1, _draw(probabilities, generator).unsqueeze(-1)).squeeze(-1)
+
+
+def _draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """An exponential race: of clocks with rates p, clock i is the first to ring with probability p_i. (B, V) -> (B,)"""
+    return (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax(-1)
 
 
 def generate(
@@ -46,8 +53,26 @@ def generate(
 
     Draws from a generator of its own, so that a running training is not disturbed.
     """
+    return (row[0] for row in generate_batch(model, [prompt], n_bytes, precision, temperature, top_k, top_p, seed))
+
+
+def generate_batch(
+    model: SHARNN,
+    prompts: Sequence[bytes],
+    n_bytes: int,
+    precision: Precision,
+    temperature: float = 0.8,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> Iterator[list[int]]:
+    """`generate` for several prompts of any lengths side by side: yields one byte for each of them, `n_bytes` times.
+
+    A byte costs the same however long the text has become: the state is carried along, and the memory neither
+    grows beyond `model.max_context` nor is copied.
+    """
     faults = []
-    if not prompt:
+    if not prompts or not all(prompts):
         faults.append("prompt must have at least one byte")
     if n_bytes < 0 or top_k < 0:
         faults.append(f"n_bytes and top_k must be at least 0, got {n_bytes} and {top_k}")
@@ -57,26 +82,49 @@ def generate(
         faults.append(f"top_p must be above 0 and at most 1, got {top_p}")
     if faults:
         raise InputError("; ".join(faults))
-    return _continue(model, prompt, n_bytes, precision, temperature, top_k, top_p, seed)
+    return _continue(model, prompts, n_bytes, precision, temperature, top_k, top_p, seed)
 
 
 @torch.no_grad()
-def _continue(model, prompt, n_bytes, precision, temperature, top_k, top_p, seed):
+def _continue(model, prompts, n_bytes, precision, temperature, top_k, top_p, seed):
     generator = torch.Generator().manual_seed(seed)
     was_training = model.training
     model.eval()
     try:
-        state, x = None, precision.place(torch.tensor(list(prompt)).unsqueeze(1))  # (T, 1)
-        for window in x.split(1024):
-            with precision.autocast():
-                logits, state = model(window, state)
+        with precision.autocast():
+            read = [_read(model, precision.place(torch.tensor(list(prompt)))) for prompt in prompts]
+        logits, state = torch.stack([logits for logits, _ in read]), _beside([state for _, state in read])
         for _ in range(n_bytes):
-            byte = sample(logits[-1, 0], temperature, top_k, top_p, generator)
-            yield byte
+            ids = sample(logits, temperature, top_k, top_p, generator)  # (B,)
+            yield ids.tolist()
             with precision.autocast():
-                logits, state = model(x.new_tensor([[byte]]), state)
+                logits, state = model(precision.place(ids).unsqueeze(0), state)  # (1, B, V)
+            logits = logits[0]
     finally:
         model.train(was_training)
+
+
+def _read(model: SHARNN, ids: Tensor) -> tuple[Tensor, State]:
+    """ids (N,) -> logits of the next byte (V,), and the state after them with memories that roll"""
+    state = None
+    for window in ids.unsqueeze(1).split(1024):
+        logits, state = model(window, state)
+    memory = tuple(
+        None if rows is None else [RollingMemory(rows[:, 0], model.max_context)] for rows in state.memory
+    )  # fmt: skip
+    return logits[-1, 0], State(state.hidden, memory)
+
+
+def _beside(states: list[State]) -> State:
+    """States of one stream each -> one state of all streams."""
+    hidden = tuple(
+        tuple(torch.cat(parts, 1) for parts in zip(*pairs, strict=True))
+        for pairs in zip(*(state.hidden for state in states), strict=True)
+    )
+    memory = tuple(
+        None if rolls[0] is None else sum(rolls, []) for rolls in zip(*(state.memory for state in states), strict=True)
+    )
+    return State(hidden, memory)
 
 
 def as_text(stream: Iterable[int]) -> Iterator[str]:

@@ -80,11 +80,37 @@ class State(NamedTuple):
     """What a model carries from window to window, per block, detached from the gradient.
 
     hidden[l]  the LSTM's (h, c), (1, B, D) each
-    memory[l]  (M, B, D), or None for a block without attention
+    memory[l]  (M, B, D), or None for a block without attention; a list of B RollingMemory while bytes are
+               read one by one
     """
 
     hidden: tuple[tuple[Tensor, Tensor], ...]
-    memory: tuple[Tensor | None, ...]
+    memory: tuple["Tensor | list[RollingMemory] | None", ...]
+
+
+class RollingMemory:
+    """The last `limit` rows (M, D) that one stream wrote, as a view that moves through a longer buffer.
+
+    Appending a row costs the same whatever the memory holds, where concatenating would copy all of it for every
+    byte. Rows are written in place: a memory belongs to one reader and cannot be returned to.
+    """
+
+    def __init__(self, rows: Tensor, limit: int):
+        self.limit = max(1, limit)
+        rows = last(rows, self.limit)
+        self.buffer = rows.new_empty(self.limit + max(64, self.limit // 4), rows.shape[-1])
+        self.buffer[: len(rows)] = rows
+        self.end = len(rows)
+
+    def append(self, row: Tensor) -> Tensor:
+        """row (D,) -> the memory with it, (M, D), a view"""
+        if self.end == len(self.buffer):  # the newest rows move to the front
+            kept = self.limit - 1
+            self.buffer[:kept] = self.buffer[self.end - kept :].clone()
+            self.end = kept
+        self.buffer[self.end] = row
+        self.end += 1
+        return self.buffer[max(0, self.end - self.limit) : self.end]
 
 
 def last(x: Tensor, n: int) -> Tensor:
@@ -117,11 +143,15 @@ class Block(nn.Module):
         weights = None
         if self.attention is not None:
             m, h = self.norm_memory(h), self.norm_mid(h)  # (T, B, D) each
-            if memory is None:
-                memory = m[:0].detach()
-            context = torch.cat([last(memory, max_context - len(h)).to(m.dtype), m.detach()])  # (K, B, D)
-            memory = last(context, max_context)  # (M, B, D)
-            read, weights = self.attention(h, m, context, drop, need_weights)  # (T, B, D)
+            if isinstance(memory, list):
+                contexts = [rows.append(row) for rows, row in zip(memory, m[0], strict=True)]  # (M, D) per stream
+                read = self.attention.read_one(h, contexts)  # (1, B, D)
+            else:
+                if memory is None:
+                    memory = m[:0].detach()
+                context = torch.cat([last(memory, max_context - len(h)).to(m.dtype), m.detach()])  # (K, B, D)
+                memory = last(context, max_context)  # (M, B, D)
+                read, weights = self.attention(h, m, context, drop, need_weights)  # (T, B, D)
             h = h + drop(read, self.dropout)
         h, x = self.norm_ff(h), self.norm_boom(h)  # the residual starts from the normalised h
         h = h + drop(self.boom(x, drop), self.dropout)

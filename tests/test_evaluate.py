@@ -10,7 +10,7 @@ from shalab import SHARNN, InputError, ModelConfig
 from shalab.baselines import baselines, compressed_size
 from shalab.corpus import load_corpus
 from shalab.evaluate import charges, evaluate
-from shalab.generate import as_text, generate, sample
+from shalab.generate import as_text, generate, generate_batch, sample
 from shalab.metrics import bits_per_byte, perplexity
 
 
@@ -92,11 +92,10 @@ def test_sampling():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
 
     def share(**options):
-        draws = [
-            sample(logits, **{"temperature": 1, "top_k": 0, "top_p": 1, **options}, generator=generator)
-            for _ in range(2000)
-        ]
-        return [draws.count(i) / 2000 for i in range(4)]
+        rows = torch.stack([logits, logits.flip(0)]).repeat(1000, 1)
+        draws = sample(rows, **{"temperature": 1, "top_k": 0, "top_p": 1, **options}, generator=generator)
+        draws[1::2] = 3 - draws[1::2]
+        return (draws.bincount(minlength=4) / 2000).tolist()
 
     assert share() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.04)
     assert share(top_k=2) == pytest.approx([0.625, 0.375, 0, 0], abs=0.04)
@@ -116,6 +115,24 @@ def test_generation_carries_the_state(small, precision):
         with torch.no_grad():
             text.append(int(small(torch.tensor(text).unsqueeze(1))[0][-1, 0].argmax()))
     assert found == text[8:]
+
+
+@pytest.mark.parametrize("max_context", [0, 1, 23, 700])
+@pytest.mark.parametrize("n_heads", [1, 7])
+def test_prompts_side_by_side_equal_each_alone(text, precision, max_context, n_heads):
+    """Prompts of several lengths, and enough bytes for every memory to fill and for its buffer to wrap round."""
+    model = SHARNN(ModelConfig(256, 14, 28, 3, n_heads, (1,), max_context, init_scale=1.0)).eval()
+    prompts = [text[:1].tobytes(), text[100:117].tobytes(), text[300:1400].tobytes()]
+    rows = list(generate_batch(model, prompts, 211, precision, temperature=0))
+    for prompt, column in zip(prompts, zip(*rows, strict=True), strict=True):
+        with torch.no_grad():
+            state, ids, found = None, torch.tensor(list(prompt)).unsqueeze(1), []
+            for window in ids.split(1024):
+                logits, state = model(window, state)
+            for _ in range(211):  # the memory as the model cuts it, without a rolling buffer
+                found.append(int(logits[-1, 0].argmax()))
+                logits, state = model(torch.tensor([[found[-1]]]), state)
+        assert list(column) == found
 
 
 def test_generation_repeats_by_seed_and_leaves_the_global_generator(small, precision):

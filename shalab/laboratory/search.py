@@ -1,0 +1,105 @@
+"""One trial of a recipe, scored on the valid slice; the test slice is cut off before training begins.
+
+    python -m shalab.laboratory.search --megabytes 10 batch_size=32 dropout=0.2 lr=1e-2
+
+changes the laptop preset by the fields of ModelConfig and TrainConfig that are given. `dropout=` sets all
+three rates. A line of JSON per trial is added to --out.
+"""
+
+import argparse
+import json
+from dataclasses import fields, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from shalab.corpus import Corpus, load_corpus
+from shalab.device import Precision
+from shalab.errors import InputError
+from shalab.model import SHARNN, ModelConfig
+from shalab.presets import find_preset
+from shalab.train import EvalEvent, TrainConfig, Trainer
+
+
+class OpenCorpus(Corpus):
+    """A corpus without its test slice: what a search may see."""
+
+    @cached_property
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        return {"train": (0, len(self) * 18 // 19), "valid": (len(self) * 18 // 19, len(self))}
+
+
+def open_corpus(name: str = "enwik6") -> OpenCorpus:
+    """The train and valid slices of a corpus, the same bytes as there."""
+    corpus = load_corpus(name)
+    opened = OpenCorpus(corpus.name, corpus.data[: corpus.bounds["valid"][1]].copy())
+    if any(opened.bounds[split] != corpus.bounds[split] for split in opened.bounds):
+        raise InputError(f"{name}: 90 % and 5 % of {len(corpus)} bytes are not whole numbers")
+    return opened
+
+
+def changed(changes: dict) -> tuple[ModelConfig, TrainConfig]:
+    """The laptop preset with some fields replaced; `dropout` replaces all three rates that are not given."""
+    preset = find_preset("laptop")
+    if "dropout" in changes:
+        changes = {"dropout_input": changes["dropout"], "dropout_hidden": changes["dropout"], **changes}
+    parts = []
+    for part in (preset.model, preset.train):
+        names = {field.name for field in fields(part)}
+        parts.append(replace(part, **{name: value for name, value in changes.items() if name in names}))
+        changes = {name: value for name, value in changes.items() if name not in names}
+    if changes:
+        raise InputError(f"neither ModelConfig nor TrainConfig has {', '.join(changes)}")
+    return tuple(parts)
+
+
+def trial(changes: dict, n_bytes: int, seed: int = 0) -> dict:
+    """Trains once on `n_bytes` bytes and returns what was learned and how fast."""
+    model, train = changed(changes)
+    corpus = open_corpus()
+    torch.manual_seed(seed)
+    steps = round(n_bytes / train.batch_size / train.bptt / 0.97)  # windows are a little shorter than bptt on average
+    trainer = Trainer(SHARNN(model), corpus, replace(train, sample_bytes=0), Precision.pick("cpu"), steps, seed)
+    losses, curve = [], []
+    for event in trainer.events():
+        if hasattr(event, "loss_nats"):
+            losses.append(event.loss_nats)
+        if isinstance(event, EvalEvent):
+            train_bpc = sum(losses) / len(losses) / 0.6931
+            curve.append([event.n_bytes, round(train_bpc, 4), round(event.valid_bpc, 4)])
+            print(curve[-1], flush=True)
+            losses = []
+    return {
+        "changes": changes, "seed": seed, "n_parameters": trainer.model.n_parameters,
+        "threads": torch.get_num_threads(), "bytes_per_second": round(trainer.n_bytes / trainer.elapsed_s),
+        "best_valid_bpc": round(trainer.best_bpc, 4), "bytes_train_valid": curve,
+    }  # fmt: skip
+
+
+def _value(text: str):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("changes", nargs="*", metavar="FIELD=VALUE")
+    parser.add_argument("--megabytes", type=float, default=10)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("assets/search.jsonl"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    changes = dict(change.split("=", 1) for change in options.changes)
+    result = trial(
+        {name: _value(value) for name, value in changes.items()}, round(options.megabytes * 1e6), options.seed
+    )
+    with options.out.open("a") as file:
+        file.write(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    main()
