@@ -3,7 +3,7 @@
     python -m shalab.laboratory.search --megabytes 10 batch_size=32 dropout=0.2 lr=1e-2
 
 changes the laptop preset by the fields of ModelConfig and TrainConfig that are given. `dropout=` sets all
-three rates. A line of JSON per trial is added to --out.
+three rates. With --gpt the fields are those of GPTConfig. A line of JSON per trial is added to --out.
 """
 
 import argparse
@@ -17,9 +17,11 @@ import torch
 from shalab.corpus import Corpus, load_corpus
 from shalab.device import Precision
 from shalab.errors import InputError
+from shalab.laboratory.gpt import GPTConfig, GPTTrainer
+from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN, ModelConfig
 from shalab.presets import find_preset
-from shalab.train import EvalEvent, TrainConfig, Trainer
+from shalab.train import EvalEvent, StepEvent, TrainConfig, Trainer
 
 
 class OpenCorpus(Corpus):
@@ -57,23 +59,46 @@ def changed(changes: dict) -> tuple[ModelConfig, TrainConfig]:
 def trial(changes: dict, n_bytes: int, seed: int = 0) -> dict:
     """Trains once on `n_bytes` bytes and returns what was learned and how fast."""
     model, train = changed(changes)
-    corpus = open_corpus()
     torch.manual_seed(seed)
     steps = round(n_bytes / train.batch_size / train.bptt / 0.97)  # windows are a little shorter than bptt on average
-    trainer = Trainer(SHARNN(model), corpus, replace(train, sample_bytes=0), Precision.pick("cpu"), steps, seed)
+    trainer = Trainer(
+        SHARNN(model), open_corpus(), replace(train, sample_bytes=0), Precision.pick("cpu"), steps, seed
+    )  # fmt: skip
     losses, curve = [], []
     for event in trainer.events():
-        if hasattr(event, "loss_nats"):
-            losses.append(event.loss_nats)
-        if isinstance(event, EvalEvent):
-            train_bpc = sum(losses) / len(losses) / 0.6931
-            curve.append([event.n_bytes, round(train_bpc, 4), round(event.valid_bpc, 4)])
-            print(curve[-1], flush=True)
+        match event:
+            case StepEvent():
+                losses.append(event.loss_nats)
+            case EvalEvent():
+                curve.append(_point(event.n_bytes, losses, event.valid_bpc))
+                losses = []
+    return {"model": "SHA-RNN", **_result(changes, seed, trainer, curve)}
+
+
+def gpt_trial(changes: dict, n_bytes: int, seed: int = 0, evaluations: int = 10) -> dict:
+    """The same for a GPT."""
+    config = GPTConfig(**changes)
+    trainer = GPTTrainer(config, open_corpus(), round(n_bytes / config.batch_size / config.window), seed)
+    losses, curve = [], []
+    for step in range(1, trainer.total_steps + 1):
+        losses.append(trainer.update())
+        if step * evaluations // trainer.total_steps > (step - 1) * evaluations // trainer.total_steps:
+            curve.append(_point(trainer.n_bytes, losses, trainer.evaluate()))
             losses = []
+    return {"model": "GPT", **_result(changes, seed, trainer, curve)}
+
+
+def _point(n_bytes: int, losses: list[float], valid_bpc: float) -> list:
+    point = [n_bytes, round(sum(losses) / len(losses) / NATS_PER_BIT, 4), round(valid_bpc, 4)]
+    print(*point, flush=True)
+    return point
+
+
+def _result(changes: dict, seed: int, trainer, curve: list) -> dict:
     return {
         "changes": changes, "seed": seed, "n_parameters": trainer.model.n_parameters,
         "threads": torch.get_num_threads(), "bytes_per_second": round(trainer.n_bytes / trainer.elapsed_s),
-        "best_valid_bpc": round(trainer.best_bpc, 4), "bytes_train_valid": curve,
+        "best_valid_bpc": min(valid for _, _, valid in curve), "bytes_train_valid": curve,
     }  # fmt: skip
 
 
@@ -87,16 +112,15 @@ def _value(text: str):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("changes", nargs="*", metavar="FIELD=VALUE")
+    parser.add_argument("--gpt", action="store_true")
     parser.add_argument("--megabytes", type=float, default=10)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("assets/search.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    changes = dict(change.split("=", 1) for change in options.changes)
-    result = trial(
-        {name: _value(value) for name, value in changes.items()}, round(options.megabytes * 1e6), options.seed
-    )
+    changes = {name: _value(value) for name, value in (change.split("=", 1) for change in options.changes)}
+    result = (gpt_trial if options.gpt else trial)(changes, round(options.megabytes * 1e6), options.seed)
     with options.out.open("a") as file:
         file.write(json.dumps(result) + "\n")
 
