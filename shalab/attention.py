@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shalab.device import draws_fast
-from shalab.dropout import Dropout
+from shalab.dropout import Dropout, times
 
 # T window, B streams, D width, M bytes in memory, K = M + T, N heads
 
@@ -57,19 +57,21 @@ class _Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, window, context, drop, dropout):
         """q (T, B, D), window (T, B, D), context (K, B, D) -> (T, B, D)"""
-        bptt, n_streams, _ = q.shape
+        bptt, n_streams, d_model = q.shape
+        n_memory = len(context) - bptt
         future = ~attention_mask(bptt, bptt, q.device)  # (T, T)
         read = torch.empty_like(q)
-        ctx.weights, ctx.masks = [], []
+        ctx.kept = []
         for b in range(n_streams):
             c = context[:, b]  # (K, D)
             scores = q[:, b] @ c.T  # (T, K)
-            scores[:, -bptt:].masked_fill_(future, -math.inf)
+            scores[:, n_memory:].masked_fill_(future, -math.inf)
             weights = scores.softmax(-1).to(q.dtype)
-            masks = drop.mask(weights.shape, dropout), drop.mask(c.shape, dropout)
-            read[:, b] = _times(weights, masks[0]) @ _times(c, masks[1])
-            ctx.weights.append(weights)
-            ctx.masks.append(masks)
+            weights_mask = drop.mask(weights.shape, dropout)
+            window_mask = drop.mask((bptt, d_model), dropout)
+            values = times(c, drop.mask((n_memory, d_model), dropout) + window_mask)  # (K, D)
+            read[:, b] = times(weights, weights_mask) @ values
+            ctx.kept.append((weights, weights_mask, values, window_mask))
         ctx.save_for_backward(q, context)
         return read
 
@@ -78,19 +80,14 @@ class _Read(torch.autograd.Function):
         q, context = ctx.saved_tensors
         bptt = len(q)
         d_q, d_window = torch.empty_like(q), torch.empty_like(q)
-        for b, (weights, (weights_mask, values_mask)) in enumerate(zip(ctx.weights, ctx.masks, strict=True)):
-            c, d_out = context[:, b], d_read[:, b]  # (K, D), (T, D)
-            d_weights = _times(d_out @ _times(c, values_mask).T, weights_mask)  # (T, K)
+        for b, (weights, weights_mask, values, window_mask) in enumerate(ctx.kept):
+            d_out = d_read[:, b]  # (T, D)
+            d_weights = times(d_out @ values.T, weights_mask)  # (T, K)
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)  # (T, K)
-            d_q[:, b] = d_scores @ c
-            d_values = _times(weights, weights_mask)[:, -bptt:].T @ d_out  # (T, D), of the window's rows
-            d_values = _times(d_values, None if values_mask is None else values_mask[-bptt:])
-            d_window[:, b] = torch.addmm(d_values, d_scores[:, -bptt:].T, q[:, b])
+            d_q[:, b] = d_scores @ context[:, b]
+            d_values = times(weights, weights_mask)[:, -bptt:].T @ d_out  # (T, D), of the window's rows
+            d_window[:, b] = torch.addmm(times(d_values, window_mask), d_scores[:, -bptt:].T, q[:, b])
         return d_q, d_window, None, None, None
-
-
-def _times(x: Tensor, mask: Tensor | None) -> Tensor:
-    return x if mask is None else x * mask.to(x.dtype)
 
 
 def split_heads(x: Tensor, n_heads: int) -> Tensor:

@@ -35,15 +35,18 @@ class Dropout:
             return x
         if draws_fast(x):
             return F.dropout(x, p)
-        return x * self.mask(x.shape, p).to(x.dtype)
+        return _Times.apply(x, self.mask(x.shape, p))
 
-    def mask(self, shape: tuple[int, ...], p: float) -> Tensor | None:
-        """float32 factors on the CPU: 0 with probability p, else 1 / (1 - p); None where nothing is dropped."""
+    def mask(self, shape: tuple[int, ...], p: float) -> list[Tensor]:
+        """float32 factors for `times`, on the CPU: 0 with probability p, else 1 / (1 - p); [] where nothing is dropped.
+
+        Views of the pool, each of as many rows as fit: a mask takes no memory.
+        """
         if not self.training or p == 0:
-            return None
-        n = math.prod(shape)
-        parts = [self._slice(min(POOL, n - begin), p) for begin in range(0, n, POOL)]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(shape)
+            return []
+        n_rows, width = math.prod(shape[:-1]), shape[-1]
+        most = max(1, POOL // width)
+        return [self._slice(min(most, n_rows - begin) * width, p).view(-1, width) for begin in range(0, n_rows, most)]
 
     def _slice(self, n: int, p: float) -> Tensor:
         if self._bytes is None:  # 64-bit draws, eight bytes each; the default range would leave out the sign bit
@@ -53,3 +56,28 @@ class Dropout:
             self._pools[p] = self._bytes.ge(threshold).float().mul_(256 / (256 - threshold))
         begin = int(torch.randint(POOL - n + 1, ()))
         return self._pools[p][begin : begin + n]
+
+
+def times(x: Tensor, mask: list[Tensor]) -> Tensor:
+    """x (..., D) multiplied by a mask of `Dropout.mask`, without gradient."""
+    if not mask:
+        return x
+    rows = x.reshape(-1, x.shape[-1])  # (N, D)
+    result = torch.empty(rows.shape, dtype=x.dtype)
+    begin = 0
+    for part in mask:
+        end = begin + len(part)
+        torch.mul(rows[begin:end], part.to(x.dtype), out=result[begin:end])
+        begin = end
+    return result.view(x.shape)
+
+
+class _Times(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, mask):
+        ctx.mask = mask
+        return times(x, mask)
+
+    @staticmethod
+    def backward(ctx, d_result):
+        return times(d_result, ctx.mask), None

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from shalab import evaluate as evaluation
 from shalab.batches import Streams, draw_bptt
 from shalab.corpus import Corpus
-from shalab.device import Precision
+from shalab.device import Precision, keep_freed_memory
 from shalab.errors import InputError
 from shalab.generate import generate
 from shalab.model import SHARNN, State
@@ -150,6 +150,7 @@ class Trainer:
         seed: int = 0,
         save: Callable[[dict], None] = lambda state: None,
     ):
+        keep_freed_memory()
         self.model = precision.place(model)
         self.corpus, self.config, self.precision, self.save = corpus, config, precision, save
         self.total_steps, self.seed = total_steps, seed

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from shalab import SHARNN, InputError, Lamb, ModelConfig, import_original
 from shalab.attention import AttentionHead
 from shalab.boom import Boom, fold, gelu
-from shalab.dropout import POOL, Dropout
+from shalab.dropout import Dropout
 from shalab.presets import PRESETS
 
 OFF = {"dropout": 0.0, "dropout_input": 0.0, "dropout_hidden": 0.0}
@@ -160,14 +160,20 @@ def test_boom_is_widen_gelu_fold():
 def test_dropout_masks():
     drop = Dropout(True)
     for p in (0.1, 0.5, 0.15):
-        mask = drop.mask((POOL + 1013,), p)
-        assert mask.shape == (POOL + 1013,)
+        parts = drop.mask((101, 3, 4001), p)
+        assert len(parts) == 2  # a pool has room for 262 rows of 4,001
+        mask = torch.cat(parts)
+        assert mask.shape == (303, 4001)
         kept = mask[mask > 0]
         assert kept.unique().numel() == 1
         assert kept[0].item() * (1 - round(p * 256) / 256) == pytest.approx(1, rel=1e-6)
         assert (mask == 0).float().mean().item() == pytest.approx(p, abs=0.003)
-    a, b = drop.mask((100_003,), 0.5), drop.mask((100_003,), 0.5)
+    a, b = (drop.mask((1, 100_003), 0.5)[0][0] for _ in range(2))
     assert abs(torch.corrcoef(torch.stack([a, b]))[0, 1]) < 0.02  # two masks of a pass are unrelated
+    x = torch.randn(101, 3, 4001, requires_grad=True)
+    y = drop(x, 0.5)
+    y.backward(torch.full_like(y, 7.0))
+    assert torch.equal(x.grad, 7 * (y != 0) * 2) and torch.equal(y, x * (x.grad / 7))
     x = torch.randn(3)
     assert Dropout(False)(x, 0.5) is x and drop(x, 0.0) is x
     torch.manual_seed(7)

@@ -1,0 +1,357 @@
+"""What the fast path buys, measured in one process with the contestants taking turns: `make bench`.
+
+Writes bench.json, bench.md and bench.png into --out. Machines differ and one machine's speed varies, so read the
+ratios: each is the median over rounds of two timings taken one after the other.
+"""
+
+import argparse
+import json
+import math
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from shalab.device import Precision, keep_freed_memory
+from shalab.evaluate import charges
+from shalab.generate import generate
+from shalab.laboratory.gpt import GPTConfig, GPTTrainer
+from shalab.laboratory.plain import PlainLamb, PlainSHARNN
+from shalab.laboratory.search import open_corpus
+from shalab.model import SHARNN, ModelConfig, State
+from shalab.optim import Lamb
+from shalab.presets import PRESETS
+from shalab.train import EvalEvent, Trainer
+
+LAPTOP, PAPER = PRESETS["laptop"], PRESETS["paper"]
+WIDTH_256 = ModelConfig(d_model=256, d_boom=1024)
+GPT_CONFIG = GPTConfig()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One size to train: B streams, T bytes per window, M bytes of memory, all of them there."""
+
+    name: str
+    model: ModelConfig
+    batch_size: int
+    bptt: int
+    memory: int
+    rounds: int
+
+    @property
+    def config(self) -> ModelConfig:
+        return replace(self.model, max_context=self.memory + self.bptt)
+
+
+CASES = (
+    Case("laptop", LAPTOP.model, LAPTOP.train.batch_size, LAPTOP.train.bptt, 1024, 15),
+    Case("width 256, 4 blocks", WIDTH_256, 16, 128, 0, 5),
+    Case("width 256, 4 blocks", WIDTH_256, 16, 128, 1000, 5),
+    Case("width 256, 4 blocks", WIDTH_256, 16, 128, 5000, 5),
+    Case("width 1024, 4 blocks", PAPER.model, 16, 128, 5000, 3),
+)
+
+
+def seconds(functions: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
+    """Calls all functions in turn, once to warm up and then `rounds` times: name -> seconds of each round."""
+    taken = {name: [] for name in functions}
+    for turn in range(rounds + 1):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            if turn:
+                taken[name].append(time.perf_counter() - began)
+    return taken
+
+
+def ratio(slow: list[float], fast: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def multiply_adds(config: ModelConfig, bptt: int, memory: int) -> tuple[int, int]:
+    """Multiply-adds per byte of a training step: those in matrix products with weights, those of attention.
+
+    Weights are used forward, for the gradient of their input and for their own: three times. Attention multiplies
+    T x K weights with the context twice forward and twice backward, and has two products with the window's rows,
+    the only ones that have a gradient. Masked products are counted: they are computed. LSTM: 8 D^2; query: D^2;
+    Boom: D H; decoder: D V.
+    """
+    d_model, heads = config.d_model, len(config.attention_layers)
+    weights = config.n_layers * (8 * d_model**2 + d_model * config.d_boom) + heads * d_model**2
+    weights += d_model * config.vocab_size
+    return 3 * weights, heads * d_model * (4 * (memory + bptt) + 2 * bptt)
+
+
+def full_state(model: SHARNN, n_streams: int, memory: int) -> State:
+    """A state whose memories are full: rows as a LayerNorm makes them."""
+    zeros = torch.zeros(1, n_streams, model.config.d_model)
+    rows = F.layer_norm(torch.randn(memory, n_streams, model.config.d_model), (model.config.d_model,))
+    layers = range(model.config.n_layers)
+    return State(
+        tuple((zeros, zeros) for _ in layers),
+        tuple(rows if layer in model.config.attention_layers else None for layer in layers),
+    )
+
+
+def training_step(model: SHARNN, optimizer, case: Case) -> Callable[[], None]:
+    """A whole update: forward, backward, clip, optimizer; from a full memory each time."""
+    x = torch.randint(256, (case.bptt + 1, case.batch_size))
+    state = full_state(model, case.batch_size, case.memory)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        logits, _ = model(x[:-1], state)
+        F.cross_entropy(logits.flatten(0, 1), x[1:].flatten()).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+        optimizer.step()
+
+    return step
+
+
+def peak_gflops(dtype: torch.dtype, size: int = 2048) -> float:
+    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    taken = seconds({"product": lambda: a @ b}, 15)["product"]
+    return 2 * size**3 / statistics.median(taken) / 1e9
+
+
+def read_gbs(n_bytes: int = 1 << 30) -> float:
+    """GB/s of a pass over more memory than any cache holds."""
+    x = torch.ones(n_bytes // 4)
+    return n_bytes / statistics.median(seconds({"sum": x.sum}, 7)["sum"]) / 1e9
+
+
+def machine() -> dict:
+    try:
+        names = [
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ]
+    except OSError:
+        names = []
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "float32_gflops": peak_gflops(torch.float32),
+        "bfloat16_gflops": peak_gflops(torch.bfloat16),
+        "read_gb_per_s": read_gbs(),
+    }
+
+
+def bench_training(peaks: dict) -> list[dict]:
+    """Training bytes per second of the fast and the plain path, same weights, same windows, dropout 0.1."""
+    keep_freed_memory()  # for both
+    rows = []
+    for case in CASES:
+        steps = {}
+        for name, model_type, optimizer_type in (("fast", SHARNN, Lamb), ("plain", PlainSHARNN, PlainLamb)):
+            torch.manual_seed(0)
+            model = model_type(case.config).train()
+            steps[name] = training_step(model, optimizer_type(model.parameters()), case)
+        taken = seconds(steps, case.rounds)
+        n_bytes = case.batch_size * case.bptt
+        fast, plain = (statistics.median(taken[name]) for name in ("fast", "plain"))
+        gflops = 2 * sum(multiply_adds(case.config, case.bptt, case.memory)) * n_bytes / fast / 1e9
+        rows.append(
+            {
+                "size": case.name, "batch": f"{case.batch_size} x {case.bptt}", "memory": case.memory,
+                "fast_bytes_per_s": n_bytes / fast, "plain_bytes_per_s": n_bytes / plain,
+                "ratio": ratio(taken["plain"], taken["fast"]), "gflops": gflops,
+                "share_of_float32_peak": gflops / peaks["float32_gflops"],
+                "share_of_bfloat16_peak": gflops / peaks["bfloat16_gflops"],
+            }
+        )  # fmt: skip
+        print(rows[-1], flush=True)
+    return rows
+
+
+def bench_generation(peaks: dict, memory: int = 5000) -> list[dict]:
+    """Bytes per second of one stream with a full memory, and how much of the machine's memory bandwidth that is."""
+    rows = []
+    prompt = bytes(open_corpus().split("train")[: memory + 200])
+    for name, preset, n_bytes, rounds in (("laptop", LAPTOP, 200, 9), ("paper", PAPER, 20, 5)):
+        torch.manual_seed(0)
+        model = SHARNN(replace(preset.model, max_context=memory)).eval()
+        plain = PlainSHARNN(model.config).eval()
+        plain.load_state_dict(model.state_dict())
+        stream = generate(model, prompt, 10**9, Precision.pick("cpu"))
+        plain_state = full_state(plain, 1, memory)
+
+        def plain_bytes(n=n_bytes, plain=plain, state=plain_state):
+            with torch.no_grad():
+                for _ in range(n):
+                    logits, state = plain(torch.zeros(1, 1, dtype=torch.long), state)
+                    torch.multinomial((logits[0, 0] / 0.8).softmax(-1), 1)
+
+        taken = seconds({"fast": lambda n=n_bytes, s=stream: [next(s) for _ in range(n)], "plain": plain_bytes}, rounds)
+        fast, slow = (n_bytes / statistics.median(taken[path]) for path in ("fast", "plain"))
+        touched = 4 * (model.n_parameters + 2 * memory * model.config.d_model)
+        rows.append(
+            {
+                "size": name, "memory": memory, "fast_bytes_per_s": fast, "plain_bytes_per_s": slow,
+                "ratio": ratio(taken["plain"], taken["fast"]), "mb_touched_per_byte": touched / 1e6,
+                "share_of_bandwidth": touched * fast / 1e9 / peaks["read_gb_per_s"],
+            }
+        )  # fmt: skip
+        print(rows[-1], flush=True)
+    return rows
+
+
+def bench_evaluation(n_streams: int = 16, window: int = 1024) -> list[dict]:
+    """Bytes per second charged in parallel streams and in one, against training at the laptop preset's size."""
+    corpus, precision = open_corpus(), Precision.pick("cpu")
+    torch.manual_seed(0)
+    trainer = Trainer(SHARNN(LAPTOP.model), corpus, LAPTOP.train, precision, 10**6)
+    for _ in range(LAPTOP.model.max_context // LAPTOP.train.bptt + 1):
+        trainer.update()
+
+    def train(n_updates=60):
+        before = trainer.n_bytes
+        for _ in range(n_updates):
+            trainer.update()
+        return trainer.n_bytes - before
+
+    def score(n_streams, n_windows):
+        model = SHARNN(LAPTOP.model)
+        end = 500_000 + n_windows * window * n_streams
+        parts = charges(model, corpus.data, 500_000, end, precision, window, n_streams, context=2048)
+        return sum(part.numel() for part in parts)
+
+    jobs = {"train": train, "16 streams": lambda: score(n_streams, 12), "1 stream": lambda: score(1, 20)}
+    sizes = {name: job() for name, job in jobs.items()}
+    taken = seconds(jobs, 5)
+    return [
+        {
+            "reader": name, "bytes_per_s": sizes[name] / statistics.median(taken[name]),
+            "times_training": ratio(taken["train"], taken[name]) * sizes[name] / sizes["train"],
+        }
+        for name in jobs
+    ]  # fmt: skip
+
+
+def peak_memory() -> dict:
+    """GB that a training step of the paper's size takes at most (memory 5,000, B 16, T 1,024), in its own process."""
+    code = "from shalab.laboratory.bench import _paper_step; _paper_step()"
+    report = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return json.loads(report.stdout)
+
+
+def _paper_step() -> None:
+    case = Case("paper", PAPER.model, 16, 1024, 5000 - 1024, 1)
+    model = SHARNN(case.config).train()
+    step = training_step(model, Lamb(model.parameters()), case)
+    began = time.perf_counter()
+    step()
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    print(json.dumps({"peak_gb": peak, "seconds": time.perf_counter() - began}))
+
+
+def steps_that_fit(trainer, minutes: float, least_s: float = 5.0) -> int:
+    """Updates in so many minutes, measured on a trainer that is thrown away, after the memory has filled."""
+    for _ in range(LAPTOP.model.max_context // LAPTOP.train.bptt + 2):
+        trainer.update()
+    first, began = trainer.step, trainer.elapsed_s
+    while trainer.elapsed_s - began < least_s:
+        trainer.update()
+    return round(minutes * 60 * (trainer.step - first) / (trainer.elapsed_s - began))
+
+
+def bench_learning(budgets: list[float], slice_s: float = 5.0) -> list[dict]:
+    """Valid bits per byte after so many minutes of training, each budget a run of its own with its own schedule.
+
+    The two models take turns of some seconds, so that a slow minute of the machine hits both.
+    """
+    corpus, precision, rows = open_corpus(), Precision.pick("cpu"), []
+    for minutes in budgets:
+        torch.manual_seed(0)
+        config = replace(LAPTOP.train, sample_bytes=0, evaluations=1)
+
+        def ours(steps, config=config):
+            torch.manual_seed(0)
+            return Trainer(SHARNN(LAPTOP.model), corpus, config, precision, steps)
+
+        def theirs(steps):
+            return GPTTrainer(GPT_CONFIG, corpus, steps)
+
+        runs = {}
+        for name, build in (("SHA-RNN", ours), ("GPT", theirs)):
+            runs[name] = build(steps_that_fit(build(10**6), minutes))
+        while any(run.step < run.total_steps for run in runs.values()):
+            for run in runs.values():
+                until = run.elapsed_s + slice_s
+                while run.step < run.total_steps and run.elapsed_s < until:
+                    run.update()
+        for name, run in runs.items():
+            score = run.evaluate()
+            rows.append(
+                {
+                    "minutes": minutes, "model": name, "n_parameters": run.model.n_parameters,
+                    "valid_bpc": score.valid_bpc if isinstance(score, EvalEvent) else score,
+                    "trained_mb": run.n_bytes / 1e6, "trained_minutes": run.elapsed_s / 60,
+                }
+            )  # fmt: skip
+            print(rows[-1], flush=True)
+    return rows
+
+
+def as_markdown(results: dict) -> str:
+    """Every part of the results as a table."""
+    lines = ["# Benchmark", ""]
+    for name, rows in results.items():
+        rows = rows if isinstance(rows, list) else [rows]
+        lines += [f"## {name}", "", "| " + " | ".join(key.replace("_", " ") for key in rows[0]) + " |"]
+        lines += ["|" + "---|" * len(rows[0])]
+        lines += ["| " + " | ".join(_cell(value) for value in row.values()) + " |" for row in rows] + [""]
+    return "\n".join(lines)
+
+
+def _cell(value) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:,.{digits}f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument(
+        "--minutes", type=float, nargs="*", default=[1, 2, 5, 10],
+        help="budgets of the learning comparison; none leaves it out (default: 1 2 5 10, 40 minutes in all)",
+    )  # fmt: skip
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = {"machine": machine()}
+    print(results, flush=True)
+    parts = {
+        "training": lambda: bench_training(results["machine"]),
+        "generation": lambda: bench_generation(results["machine"]),
+        "evaluation": bench_evaluation,
+        "memory": peak_memory,
+        "learning": lambda: bench_learning(options.minutes),
+    }
+    for name, part in parts.items():
+        if name != "learning" or options.minutes:
+            results[name] = part()
+            (options.out / "bench.json").write_text(json.dumps(results, indent=1) + "\n")
+            (options.out / "bench.md").write_text(as_markdown(results))
+    from shalab import plots
+
+    plots.save(plots.benchmark(results), options.out / "bench.png")
+    print(as_markdown(results))
+
+
+if __name__ == "__main__":
+    main()
