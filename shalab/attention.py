@@ -69,9 +69,9 @@ class _Read(torch.autograd.Function):
             weights = scores.softmax(-1).to(q.dtype)
             weights_mask = drop.mask(weights.shape, dropout)
             window_mask = drop.mask((bptt, d_model), dropout)
-            values = times(c, drop.mask((n_memory, d_model), dropout) + window_mask)  # (K, D)
-            read[:, b] = times(weights, weights_mask) @ values
-            ctx.kept.append((weights, weights_mask, values, window_mask))
+            values_mask = drop.mask((n_memory, d_model), dropout) + window_mask
+            read[:, b] = times(weights, weights_mask) @ times(c, values_mask)
+            ctx.kept.append((weights, weights_mask, values_mask, window_mask))
         ctx.save_for_backward(q, context)
         return read
 
@@ -80,9 +80,9 @@ class _Read(torch.autograd.Function):
         q, context = ctx.saved_tensors
         bptt = len(q)
         d_q, d_window = torch.empty_like(q), torch.empty_like(q)
-        for b, (weights, weights_mask, values, window_mask) in enumerate(ctx.kept):
+        for b, (weights, weights_mask, values_mask, window_mask) in enumerate(ctx.kept):
             d_out = d_read[:, b]  # (T, D)
-            d_weights = times(d_out @ values.T, weights_mask)  # (T, K)
+            d_weights = times(d_out @ times(context[:, b], values_mask).T, weights_mask)  # (T, K)
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)  # (T, K)
             d_q[:, b] = d_scores @ context[:, b]
             d_values = times(weights, weights_mask)[:, -bptt:].T @ d_out  # (T, D), of the window's rows

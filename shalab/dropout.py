@@ -35,7 +35,8 @@ class Dropout:
             return x
         if draws_fast(x):
             return F.dropout(x, p)
-        return _Times.apply(x, self.mask(x.shape, p))
+        mask = self.mask(x.shape, p)
+        return x * mask[0].view(x.shape).to(x.dtype) if len(mask) == 1 else _Times.apply(x, mask)
 
     def mask(self, shape: tuple[int, ...], p: float) -> list[Tensor]:
         """float32 factors for `times`, on the CPU: 0 with probability p, else 1 / (1 - p); [] where nothing is dropped.
@@ -63,6 +64,8 @@ def times(x: Tensor, mask: list[Tensor]) -> Tensor:
     if not mask:
         return x
     rows = x.reshape(-1, x.shape[-1])  # (N, D)
+    if len(mask) == 1:
+        return (rows * mask[0].to(x.dtype)).view(x.shape)
     result = torch.empty(rows.shape, dtype=x.dtype)
     begin = 0
     for part in mask:
