@@ -12,10 +12,10 @@ import torch
 from tqdm import tqdm
 
 from shalab.checkpoint import best_model, load_checkpoint, load_model
-from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, canonical, fetch, load_corpus
+from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, Corpus, canonical, fetch, load_corpus
 from shalab.device import DEVICES, DTYPES, Precision
 from shalab.errors import InputError
-from shalab.evaluate import evaluate
+from shalab.evaluate import dynamic_evaluate, evaluate
 from shalab.generate import as_text, generate
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN
@@ -106,6 +106,11 @@ def parser() -> argparse.ArgumentParser:
         default=1,
         metavar="S",
         help="pieces to read side by side, each warmed up by what precedes it (default: 1)",
+    )
+    evaluation.add_argument(
+        "--dynamic",
+        action="store_true",
+        help="learn from each byte once it is charged (Krause et al. 2018); one pass, valid before test",
     )
     evaluation.set_defaults(command=eval_command)
 
@@ -259,9 +264,22 @@ def eval_command(options) -> None:
     content = load_checkpoint(options.run)
     model = _prepared(best_model(content, options.run), options, precision)
     corpus = load_corpus(options.data or content["config"]["data"])
+    if options.dynamic:
+        return _eval_dynamic(model, corpus, options, precision)
     begin, end = corpus.bounds[options.split] if options.split != "all" else (0, len(corpus))
     bpc = evaluate(model, corpus.data, begin, end, precision, options.window, options.streams, options.context)
     print(f"{corpus.name} {options.split}: {bpc:.6f} bits per byte over {end - begin:,} bytes")
+
+
+def _eval_dynamic(model: SHARNN, corpus: Corpus, options, precision: Precision) -> None:
+    if options.streams != 1 or options.split not in ("valid", "test"):
+        raise InputError("--dynamic reads valid, or valid and then test, in one stream: leave out --streams")
+    splits = SPLITS[1 : SPLITS.index(options.split) + 1]
+    bounds = [corpus.bounds[splits[0]][0], *(corpus.bounds[split][1] for split in splits)]
+    for split, bpc in zip(
+        splits, dynamic_evaluate(model, corpus.data, bounds, precision, None, options.context), strict=True
+    ):
+        print(f"{corpus.name} {split}: {bpc:.6f} bits per byte, learning while reading")
 
 
 def generate_command(options) -> None:

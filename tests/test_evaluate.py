@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from shalab import SHARNN, InputError, ModelConfig
 from shalab.baselines import baselines, compressed_size
 from shalab.corpus import load_corpus
-from shalab.evaluate import charges, evaluate
+from shalab.evaluate import Dynamic, charges, dynamic_charges, dynamic_evaluate, evaluate
 from shalab.generate import as_text, generate, generate_batch, sample
 from shalab.metrics import bits_per_byte, perplexity
 
@@ -55,6 +55,36 @@ def test_no_byte_is_charged_by_what_follows_it(roomy, text, precision):
     changed[350] ^= 1
     after = torch.cat(list(charges(roomy, changed, 300, 400, precision, 13)))
     assert torch.equal(before[:50], after[:50]) and (before[50:] != after[50:]).any(1).all()
+
+
+@pytest.mark.parametrize("place", [310, 317, 318, 350])
+def test_dynamic_evaluation_charges_before_it_learns(roomy, text, precision, place):
+    """Altering byte j changes no charge of a byte before j, within j's window and in the windows before it."""
+
+    def nats(data):
+        return torch.cat(list(dynamic_charges(roomy, data, 300, 400, precision, Dynamic(1e-2, 17), 101)))
+
+    before = nats(text)
+    changed = text.copy()
+    changed[place] ^= 1
+    after = nats(changed)
+    at = place - 300
+    assert torch.equal(before[:at], after[:at]) and (before[at:] != after[at:]).all()
+
+
+def test_dynamic_evaluation_learns_and_leaves_the_model_alone(roomy, text, precision):
+    before = {name: value.clone() for name, value in roomy.state_dict().items()}
+    still = dynamic_evaluate(roomy, text, [500, 1201, 1900], precision, Dynamic(0.0, 23), 301)
+    adapted = dynamic_evaluate(roomy, text, [500, 1201, 1900], precision, Dynamic(3e-3, 23), 301)
+    for (begin, end), bpc in zip([(500, 1201), (1201, 1900)], still, strict=True):
+        assert bpc == pytest.approx(evaluate(roomy, text, begin, end, precision, context=begin - 199), abs=1e-5)
+    assert adapted[0] < still[0] - 0.5 and adapted[1] < adapted[0] - 0.5
+    assert all(torch.equal(value, before[name]) for name, value in roomy.state_dict().items())
+    first = next(dynamic_charges(roomy, text, 500, 600, precision, Dynamic(1.0, 23), 301))
+    with torch.no_grad():
+        assert first.sum() == pytest.approx(23 * math.log(2) * evaluate(roomy, text, 500, 523, precision, context=301))
+    with pytest.raises(InputError, match="window at least 1"):
+        Dynamic(window=0)
 
 
 def test_whole_file_charges_its_first_byte_as_uniform(roomy, text, precision):
