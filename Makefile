@@ -1,5 +1,6 @@
 # make lab    opens the course          make run    trains the laptop preset in the terminal
-# make test   runs all tests            make clean  removes what was built, keeps your runs
+# make test   runs all tests            make bench  measures speed and learning beside what it is compared with
+# make clean  removes what was built, keeps your runs
 #
 # Options: PRESET=paper DATA=enwik8 MINUTES=10 OUT=folder SEED=1, PYTHON=python3.12,
 # PIP_ARGS="..." for the first installation (see README).
@@ -10,7 +11,7 @@ DATA ?= enwik6
 BIN := .venv/bin
 RUN_ARGS := $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED))
 
-.PHONY: lab run test clean
+.PHONY: lab run test bench clean
 
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
@@ -20,6 +21,9 @@ run: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+bench: .venv/ready
+	$(BIN)/python -m shalab.laboratory.bench
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info

@@ -41,6 +41,33 @@ def learning_curve(metrics: list[dict], references: dict[str, float] | None = No
     return figure
 
 
+def benchmark(results: dict) -> Figure:
+    """The results of `make bench`: training speed beside the plain path's, and what is learned in so many minutes."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    speed, learning = figure.subplots(1, 2)
+    rows = results["training"]
+    places = range(len(rows))
+    for shift, path, color in ((-0.2, "plain", GREY), (0.2, "fast", BLUE)):
+        heights = [row[f"{path}_bytes_per_s"] for row in rows]
+        speed.bar([place + shift for place in places], heights, 0.4, color=color, label=path)
+    for place, row in zip(places, rows, strict=True):
+        speed.annotate(
+            f"{row['ratio']:.1f}x", (place + 0.2, row["fast_bytes_per_s"]), xytext=(0, 2), textcoords="offset points",
+            ha="center",
+        )  # fmt: skip
+    labels = [f"{row['size'].replace(', ', chr(10))}\nmemory {row['memory']:,}" for row in rows]
+    speed.set_xticks(places, labels, fontsize=8)
+    speed.set(ylabel="training bytes per second", yscale="log")
+    speed.legend()
+    for model, color, marker in (("SHA-RNN", BLUE, "o"), ("GPT", ORANGE, "s")):
+        points = [(row["minutes"], row["valid_bpc"]) for row in results.get("learning", []) if row["model"] == model]
+        learning.plot(*zip(*points, strict=True) if points else ([], []), color=color, marker=marker, label=model)
+    learning.set(xlabel="minutes of training", ylabel="valid bits per byte", xlim=(0, None))
+    learning.grid(alpha=0.3)
+    learning.legend()
+    return figure
+
+
 def save(figure: Figure, path: Path | BinaryIO) -> None:
     """As PNG, without the metadata that would differ from one machine to the next."""
     with matplotlib.rc_context({"svg.hashsalt": "shalab"}):

@@ -5,6 +5,7 @@ ratios: each is the median over rounds of two timings taken one after the other.
 """
 
 import argparse
+import ctypes
 import json
 import math
 import platform
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
@@ -174,6 +176,46 @@ def bench_training(peaks: dict) -> list[dict]:
         )  # fmt: skip
         print(rows[-1], flush=True)
     return rows
+
+
+def bench_tricks(rounds: int = 15) -> list[dict]:
+    """The laptop's training step with one of its tricks taken away at a time."""
+    keep_freed_memory()
+    torch.manual_seed(0)
+    model = SHARNN(LAPTOP.model).train()
+    case = replace(CASES[0], rounds=rounds)
+    step = training_step(model, Lamb(model.parameters()), case)
+
+    def without(target: str) -> Callable[[], None]:
+        def run():
+            with mock.patch(target, lambda x: True):
+                step()
+
+        return run
+
+    def returning_memory():
+        library = ctypes.CDLL(None)
+        library.mallopt(-4, 65536)  # glibc's defaults; see keep_freed_memory
+        library.mallopt(-1, 128 * 1024)
+        step()
+        keep_freed_memory()
+
+    steps = {
+        "all tricks": step,
+        "PyTorch's dropout outside attention": without("shalab.dropout.draws_fast"),
+        "PyTorch's attention": without("shalab.attention.draws_fast"),
+        "LAMB one tensor after the other": training_step(model, PlainLamb(model.parameters()), case),
+    }
+    if sys.platform == "linux":
+        steps["memory given back to Linux"] = returning_memory
+    taken = seconds(steps, rounds)
+    return [
+        {
+            "step": name, "milliseconds": 1e3 * statistics.median(taken[name]),
+            "times_as_long": ratio(taken[name], taken["all tricks"]),
+        }
+        for name in steps
+    ]  # fmt: skip
 
 
 def bench_generation(peaks: dict, memory: int = 5000) -> list[dict]:
@@ -337,6 +379,7 @@ def main() -> None:
     print(results, flush=True)
     parts = {
         "training": lambda: bench_training(results["machine"]),
+        "tricks": bench_tricks,
         "generation": lambda: bench_generation(results["machine"]),
         "evaluation": bench_evaluation,
         "memory": peak_memory,

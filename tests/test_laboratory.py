@@ -1,0 +1,141 @@
+"""The contestants compute what they claim to, and the search cannot see what it must not."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from shalab import SHARNN, InputError, Lamb, ModelConfig
+from shalab.corpus import Corpus, load_corpus
+from shalab.laboratory import search
+from shalab.laboratory.bench import as_markdown, multiply_adds
+from shalab.laboratory.gpt import GPT, GPTConfig, GPTTrainer
+from shalab.laboratory.plain import PlainLamb, PlainSHARNN
+
+
+def test_the_plain_path_is_the_fast_path_without_dropout():
+    """Logits, memory, gradients and the weights after LAMB, over windows that fill the memory; in float64."""
+    config = ModelConfig(251, 11, 33, 3, 1, (1,), 23, 0.0, 0.0, 0.0, init_scale=1.0)
+    torch.manual_seed(1)
+    fast = SHARNN(config).double().train()
+    plain = PlainSHARNN(config).double().train()
+    plain.load_state_dict(fast.state_dict())
+    paths = []
+    for model, optimizer_type in ((fast, Lamb), (plain, PlainLamb)):
+        optimizer, state, outcomes = optimizer_type(model.parameters(), lr=0.02), None, []
+        for x in torch.randint(251, (4, 8, 5), generator=torch.Generator().manual_seed(3)):
+            logits, state = model(x[:-1], state)
+            optimizer.zero_grad()
+            F.cross_entropy(logits.flatten(0, 1), x[1:].flatten()).backward()
+            outcomes += [logits, state.memory[1], *(p.grad.clone() for p in model.parameters())]
+            optimizer.step()
+        paths.append([*outcomes, *model.parameters()])
+    for a, b in zip(*paths, strict=True):
+        assert (a - b).abs().max() < 1e-10
+
+
+def test_plain_dropout_drops_everywhere_the_fast_path_does():
+    config = ModelConfig(251, 11, 33, 3, 1, (1,), 23, 0.3, 0.2, 0.25, init_scale=1.0)
+    model = PlainSHARNN(config).train()
+    seen = []
+    original = F.dropout
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "dropout", lambda x, p, training: seen.append((p, tuple(x.shape))) or original(x, p, training))
+        model(torch.zeros(7, 5, dtype=torch.long))
+    attention = [(0.25, (7, 5, 11)), (0.25, (7, 5, 11)), (0.25, (5, 7, 7)), (0.25, (7, 5, 11))]
+    block = [(0.25, (7, 5, 11)), (0.25, (7, 5, 33)), (0.25, (7, 5, 11))]
+    assert seen == [(0.2, (7, 5, 11)), *block, block[0], *attention, *block[1:], *block, (0.3, (7, 5, 11))]
+
+
+def test_flops_are_those_that_pytorch_counts():
+    """Everything but the LSTM, which its counter does not know, and the gate's matrix, which no byte passes through."""
+    config = ModelConfig(256, 64, 192, 3, 1, (1,), 64, 0.0, 0.0, 0.0)
+    model = SHARNN(config).train()
+    x = torch.randint(256, (17, 5))
+    with FlopCounterMode(display=False) as counter:
+        logits, state = model(x)  # no memory yet: K = T
+        logits.sum().backward()
+    gate = 2 * 3 * 2 * 64**2
+    lstm = 3 * 3 * 8 * 64**2
+    expected = 2 * (sum(multiply_adds(config, 17, 0)) - lstm) * x.numel() + gate
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
+
+
+def test_a_gpt_sees_only_the_past_and_learns():
+    config = GPTConfig(d_model=16, n_layers=2, n_heads=2, window=13, batch_size=7, lr=1e-2, warmup_steps=5)
+    torch.manual_seed(0)
+    model = GPT(config).eval()
+    x = torch.randint(256, (3, 13))
+    other = x.clone()
+    other[:, 7] ^= 1
+    assert torch.equal(model(x)[:, :7], model(other)[:, :7]) and not torch.equal(model(x)[:, 7], model(other)[:, 7])
+    trainer = GPTTrainer(config, Corpus("ab", np.tile(np.frombuffer(b"abcde", np.uint8), 300)), 150)
+    before = trainer.evaluate()
+    losses = [trainer.update() for _ in range(150)]
+    assert 7.5 < before < 8.5 and trainer.evaluate() < 0.1 and losses[-1] < 0.1
+    assert trainer.n_bytes == 150 * 7 * 13
+
+
+def test_a_gpt_is_charged_for_every_byte_once():
+    """Against one window per byte, the longest that the strided reading gives it."""
+    config = GPTConfig(d_model=16, n_layers=1, n_heads=2, window=8)
+    data = np.random.default_rng(0).integers(256, size=1000).astype(np.uint8)
+    trainer = GPTTrainer(config, Corpus("noise", data), 1)
+    begin, end = trainer.corpus.bounds["test"]
+    nats = 0.0
+    for place in range(begin, end):
+        seen = 5 + (place - begin) % 4  # bytes before it in its window
+        x = torch.tensor(data[place - seen : place].astype(np.int64))
+        logits = trainer.model.eval()(x[None])[0, -1]
+        nats += F.cross_entropy(logits, torch.tensor(int(data[place]))).item()
+    assert trainer.evaluate("test") == pytest.approx(nats / (end - begin) / np.log(2), rel=1e-4)
+
+
+def test_contestants_have_equally_many_parameters():
+    from shalab.laboratory.bench import GPT_CONFIG, LAPTOP
+
+    ours, theirs = SHARNN(LAPTOP.model).n_parameters, GPT(GPT_CONFIG).n_parameters
+    assert theirs == pytest.approx(ours, rel=0.02)
+
+
+def test_a_search_cannot_see_the_test_slice():
+    opened, corpus = search.open_corpus(), load_corpus("enwik6")
+    assert len(opened) == 950_000 and set(opened.bounds) == {"train", "valid"}
+    for split in ("train", "valid"):
+        assert opened.bounds[split] == corpus.bounds[split] and (opened.split(split) == corpus.split(split)).all()
+    with pytest.raises(KeyError):
+        opened.split("test")
+
+
+def test_a_trial_is_written_down(tmp_path, monkeypatch):
+    small = [
+        "d_model=32",
+        "d_boom=64",
+        "max_context=64",
+        "bptt=16",
+        "dropout=0.2",
+        "dropout_hidden=0.1",
+        "evaluations=2",
+    ]
+    for arguments in (small, ["--gpt", "d_model=16", "n_layers=1", "window=8"]):
+        monkeypatch.setattr("sys.argv", ["search", "--megabytes", "0.003", "--out", "trials.jsonl", *arguments])
+        search.main()
+    ours, theirs = map(json.loads, (tmp_path / "trials.jsonl").read_text().splitlines())
+    assert (
+        ours["model"] == "SHA-RNN" and ours["changes"]["dropout_hidden"] == 0.1 and len(ours["bytes_train_valid"]) == 2
+    )
+    assert theirs["model"] == "GPT" and theirs["best_valid_bpc"] == min(row[2] for row in theirs["bytes_train_valid"])
+    model, train = search.changed({"dropout": 0.2, "dropout_hidden": 0.1, "lr": 3})
+    assert (model.dropout, model.dropout_input, model.dropout_hidden, train.lr) == (0.2, 0.2, 0.1, 3)
+    with pytest.raises(InputError, match="neither ModelConfig nor TrainConfig has windw"):
+        search.changed({"windw": 3})
+
+
+def test_results_as_a_table():
+    text = as_markdown(
+        {"speed": [{"size": "laptop", "bytes_per_s": 12345.6}, {"size": "paper", "bytes_per_s": 0.1234}]}
+    )
+    assert "| size | bytes per s |\n|---|---|\n| laptop | 12,346 |\n| paper | 0.123 |" in text
