@@ -59,9 +59,10 @@ def benchmark(results: dict) -> Figure:
     speed.set_xticks(places, labels, fontsize=8)
     speed.set(ylabel="training bytes per second", yscale="log")
     speed.legend()
-    for model, color, marker in (("SHA-RNN", BLUE, "o"), ("GPT", ORANGE, "s")):
-        points = [(row["minutes"], row["valid_bpc"]) for row in results.get("learning", []) if row["model"] == model]
-        learning.plot(*zip(*points, strict=True) if points else ([], []), color=color, marker=marker, label=model)
+    scores = results.get("learning", [])
+    for model, color in zip(dict.fromkeys(row["model"] for row in scores), (BLUE, ORANGE, GREEN), strict=False):
+        points = [(row["minutes"], row["valid_bpc"]) for row in scores if row["model"] == model]
+        learning.plot(*zip(*points, strict=True), color=color, marker="o", label=model)
     learning.set(xlabel="minutes of training", ylabel="valid bits per byte", xlim=(0, None))
     learning.grid(alpha=0.3)
     learning.legend()

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from shalab import SHARNN, InputError, Lamb, ModelConfig
 from shalab.corpus import Corpus, load_corpus
 from shalab.laboratory import search
-from shalab.laboratory.bench import as_markdown, multiply_adds
+from shalab.laboratory.bench import GPTS, LAPTOP, as_markdown, multiply_adds
 from shalab.laboratory.gpt import GPT, GPTConfig, GPTTrainer
 from shalab.laboratory.plain import PlainLamb, PlainSHARNN
 
@@ -95,10 +95,8 @@ def test_a_gpt_is_charged_for_every_byte_once():
 
 
 def test_contestants_have_equally_many_parameters():
-    from shalab.laboratory.bench import GPT_CONFIG, LAPTOP
-
-    ours, theirs = SHARNN(LAPTOP.model).n_parameters, GPT(GPT_CONFIG).n_parameters
-    assert theirs == pytest.approx(ours, rel=0.02)
+    for config in GPTS.values():
+        assert GPT(config).n_parameters == pytest.approx(SHARNN(LAPTOP.model).n_parameters, rel=0.02)
 
 
 def test_a_search_cannot_see_the_test_slice():
