@@ -85,7 +85,7 @@ def generate_batch(
     return _continue(model, prompts, n_bytes, precision, temperature, top_k, top_p, seed)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _continue(model, prompts, n_bytes, precision, temperature, top_k, top_p, seed):
     generator = torch.Generator().manual_seed(seed)
     was_training = model.training
