@@ -267,7 +267,8 @@ def eval_command(options) -> None:
     if options.dynamic:
         return _eval_dynamic(model, corpus, options, precision)
     begin, end = corpus.bounds[options.split] if options.split != "all" else (0, len(corpus))
-    bpc = evaluate(model, corpus.data, begin, end, precision, options.window, options.streams, options.context)
+    reading = {"window": options.window, "n_streams": options.streams, "context": options.context}
+    bpc = evaluate(model, corpus.data, begin, end, precision, **reading)
     print(f"{corpus.name} {options.split}: {bpc:.6f} bits per byte over {end - begin:,} bytes")
 
 
@@ -286,9 +287,8 @@ def generate_command(options) -> None:
     precision = Precision.pick(options.device, options.dtype)
     model = _prepared(load_model(options.run), options, precision)
     prompt = options.prompt.encode("utf-8", "surrogateescape")
-    stream = generate(
-        model, prompt, options.bytes, precision, options.temperature, options.top_k, options.top_p, options.seed
-    )
+    sampling = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")}
+    stream = generate(model, prompt, options.bytes, precision, **sampling)
     sys.stdout.write(prompt.decode("utf-8", "replace"))
     for piece in as_text(stream):
         sys.stdout.write(piece)

@@ -84,18 +84,16 @@ def evaluate(
     begin: int,
     end: int,
     precision: Precision,
-    window: int = 1024,
-    n_streams: int = 1,
-    context: int | None = None,
     stop: threading.Event | None = None,
+    **reading: int,
 ) -> float:
-    """Bits per byte of data[begin:end] given what precedes it; arguments as of `charges`.
+    """Bits per byte of data[begin:end] given what precedes it; reading: window, n_streams, context of `charges`.
 
     The first byte of a file has nothing before it and is charged log2(V) bits. NaN if `stop` was set.
     """
     nats = math.log(model.config.vocab_size) if begin == 0 else 0.0
     if end - max(begin, 1) > 0:
-        for part in charges(model, data, max(begin, 1), end, precision, window, n_streams, context):
+        for part in charges(model, data, max(begin, 1), end, precision, **reading):
             if stop is not None and stop.is_set():
                 return math.nan
             nats += part.sum().item()
@@ -112,8 +110,8 @@ class Dynamic:
     beta    of the moving average of squared gradients
     """
 
-    lr: float = 1e-3
-    window: int = 32
+    lr: float = 5e-4
+    window: int = 16
     beta: float = 0.999
 
     def __post_init__(self):

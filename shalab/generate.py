@@ -39,21 +39,9 @@ def _draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
     return (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax(-1)
 
 
-def generate(
-    model: SHARNN,
-    prompt: bytes,
-    n_bytes: int,
-    precision: Precision,
-    temperature: float = 0.8,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
-) -> Iterator[int]:
-    """Yields `n_bytes` bytes that continue `prompt`, as integers. Arguments as of `sample`.
-
-    Draws from a generator of its own, so that a running training is not disturbed.
-    """
-    return (row[0] for row in generate_batch(model, [prompt], n_bytes, precision, temperature, top_k, top_p, seed))
+def generate(model: SHARNN, prompt: bytes, n_bytes: int, precision: Precision, **sampling) -> Iterator[int]:
+    """Yields `n_bytes` bytes that continue `prompt`, as integers; sampling: temperature, top_k, top_p and seed."""
+    return (row[0] for row in generate_batch(model, [prompt], n_bytes, precision, **sampling))
 
 
 def generate_batch(
@@ -66,10 +54,11 @@ def generate_batch(
     top_p: float = 1.0,
     seed: int = 0,
 ) -> Iterator[list[int]]:
-    """`generate` for several prompts of any lengths side by side: yields one byte for each of them, `n_bytes` times.
+    """Continues prompts of any lengths side by side: yields one byte for each of them, `n_bytes` times.
 
-    A byte costs the same however long the text has become: the state is carried along, and the memory neither
-    grows beyond `model.max_context` nor is copied.
+    temperature, top_k and top_p are those of `sample`. The draws come from a generator of their own, so that a
+    running training is not disturbed. A byte costs the same however long the text has become: the state is carried
+    along, and the memory neither grows beyond `model.max_context` nor is copied.
     """
     faults = []
     if not prompts or not all(prompts):

@@ -35,7 +35,7 @@ def test_every_byte_is_charged_by_its_probability(roomy, text, precision):
 @pytest.mark.parametrize("window", [1, 7, 61, 200, 5000])
 def test_window_does_not_matter_while_the_memory_has_room(roomy, text, precision, window):
     expected = evaluate(roomy, text, 500, 703, precision)
-    assert evaluate(roomy, text, 500, 703, precision, window) == pytest.approx(expected, abs=1e-6)
+    assert evaluate(roomy, text, 500, 703, precision, window=window) == pytest.approx(expected, abs=1e-6)
     parts = torch.cat(list(charges(roomy, text, 500, 703, precision, window)))
     assert parts.shape == (203, 1) and (parts > 0).all()
 
