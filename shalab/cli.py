@@ -277,9 +277,8 @@ def _eval_dynamic(model: SHARNN, corpus: Corpus, options, precision: Precision) 
         raise InputError("--dynamic reads valid, or valid and then test, in one stream: leave out --streams")
     splits = SPLITS[1 : SPLITS.index(options.split) + 1]
     bounds = [corpus.bounds[splits[0]][0], *(corpus.bounds[split][1] for split in splits)]
-    for split, bpc in zip(
-        splits, dynamic_evaluate(model, corpus.data, bounds, precision, None, options.context), strict=True
-    ):
+    scores = dynamic_evaluate(model, corpus.data, bounds, precision, context=options.context)
+    for split, bpc in zip(splits, scores, strict=True):
         print(f"{corpus.name} {split}: {bpc:.6f} bits per byte, learning while reading")
 
 

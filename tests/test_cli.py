@@ -41,6 +41,12 @@ def test_the_whole_road_from_bytes_to_a_table(own, tmp_path, capsys):
     assert float(capsys.readouterr().out.split()[2]) == pytest.approx(result["test_bpc"], abs=1e-6)
     assert main(["eval", "a", "--split", "all", "--window", "61", "--max-context", "5000"]) == 0
     assert "over 2,003 bytes" in capsys.readouterr().out
+    assert main(["eval", "a", "--dynamic"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["valid:", "test:"]
+    assert float(lines[1].split()[2]) < result["test_bpc"]
+    assert main(["eval", "a", "--dynamic", "--streams", "2"]) == 2
+    assert "leave out --streams" in capsys.readouterr().err
     assert main(["generate", "a/checkpoint.pt", "--prompt", "the ", "--bytes", "20", "--top-k", "5"]) == 0
     assert capsys.readouterr().out.startswith("the ")
     assert main(["info", "a"]) == 0
