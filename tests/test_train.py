@@ -100,7 +100,7 @@ def test_learning_curve_is_the_kept_one(text, precision):
     losses = [e.loss_nats for e in make_trainer(text, precision).events() if isinstance(e, StepEvent)]
     again = [e.loss_nats for e in make_trainer(text, precision).events() if isinstance(e, StepEvent)]
     assert losses == again
-    kept = {0: 5.544, 5: 4.490, 10: 3.072, 15: 3.071, 20: 3.040, 25: 2.765, 30: 2.731}
+    kept = {0: 5.544, 5: 4.425, 10: 3.067, 15: 3.069, 20: 3.061, 25: 2.884, 30: 2.893}
     assert {step: losses[step] for step in kept} == pytest.approx(kept, abs=0.02)
 
 
