@@ -121,5 +121,13 @@ def draws_fast(x: Tensor) -> bool:
     return x.device.type != "cpu"
 
 
+def in_cache(x: Tensor) -> bool:
+    """Whether it pays to take one tensor through all lines while a cache holds it, as on a CPU.
+
+    A GPU rather wants few launches: all tensors through each line.
+    """
+    return x.device.type == "cpu"
+
+
 def _available() -> dict[str, bool]:
     return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from shalab.device import in_cache
 from shalab.errors import InputError
 
 
@@ -53,17 +54,22 @@ class Lamb(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None):
-        """One update of every parameter that has a gradient. All tensors go through each line together."""
+        """One update of every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            if params := [p for p in group["params"] if p.grad is not None]:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params and in_cache(params[0]):
+                for p in params:
+                    self._update(group, [p], [p.grad])
+            elif params:
                 self._update(group, params, [p.grad for p in params])
         return loss
 
     def _update(self, group: dict, params: list[Tensor], grads: list[Tensor]) -> None:
+        """All of `params` go through each line together."""
         for p in params:
             if not self.state[p]:
                 self.state[p] = {"m": torch.zeros_like(p), "v": torch.zeros_like(p)}

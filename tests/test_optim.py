@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from shalab import InputError, Lamb
+from shalab import InputError, Lamb, optim
 from shalab.optim import constant_then_half, cosine, linear, warmup
 
 SHAPES = [(3, 5), (7,), (), (2, 3, 11)]
@@ -34,7 +34,9 @@ def textbook_lamb(w, grads, lr, b1, b2, eps, decay, floor):
 
 @pytest.mark.parametrize("floor", [None, 0.25, 3.0])
 @pytest.mark.parametrize("decay", [0.0, 0.01])
-def test_all_tensors_together_equal_one_at_a_time(floor, decay):
+@pytest.mark.parametrize("together", [False, True])
+def test_updates_are_the_textbooks(floor, decay, together, monkeypatch):
+    monkeypatch.setattr(optim, "in_cache", lambda x: not together)
     params = parameters()
     optimizer = Lamb(params, 0.01, (0.8, 0.95), 1e-5, decay, floor)
     for step in range(7):

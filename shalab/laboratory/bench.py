@@ -306,17 +306,7 @@ def _paper_step() -> None:
     print(json.dumps({"peak_gb": peak, "seconds": time.perf_counter() - began}))
 
 
-def steps_that_fit(trainer, minutes: float, least_s: float = 5.0) -> int:
-    """Updates in so many minutes, measured on a trainer that is thrown away, after the memory has filled."""
-    for _ in range(LAPTOP.model.max_context // LAPTOP.train.bptt + 2):
-        trainer.update()
-    first, began = trainer.step, trainer.elapsed_s
-    while trainer.elapsed_s - began < least_s:
-        trainer.update()
-    return round(minutes * 60 * (trainer.step - first) / (trainer.elapsed_s - began))
-
-
-def bench_learning(budgets: list[float], slice_s: float = 5.0) -> list[dict]:
+def bench_learning(budgets: list[float], slice_s: float = 2.0) -> list[dict]:
     """Valid bits per byte after so many minutes of training, each budget a run of its own with its own schedule.
 
     The models take turns of some seconds, so that a slow minute of the machine hits both.
@@ -332,12 +322,14 @@ def bench_learning(budgets: list[float], slice_s: float = 5.0) -> list[dict]:
 
         builds = {"SHA-RNN": ours}
         builds |= {name: functools.partial(GPTTrainer, gpt, corpus) for name, gpt in GPTS.items()}
-        runs = {name: build(steps_that_fit(build(10**6), minutes)) for name, build in builds.items()}
-        while any(run.step < run.total_steps for run in runs.values()):
+        runs, budget_s = {name: build(10**4) for name, build in builds.items()}, 60 * minutes
+        while any(run.elapsed_s < budget_s for run in runs.values()):
             for run in runs.values():
-                until = run.elapsed_s + slice_s
-                while run.step < run.total_steps and run.elapsed_s < until:
+                until = min(run.elapsed_s + slice_s, budget_s)
+                while run.elapsed_s < until:
                     run.update()
+                # The schedule follows the clock: as many steps in all as there will be at the speed so far.
+                run.total_steps = max(run.step + 1, round(run.step * budget_s / run.elapsed_s))
         for name, run in runs.items():
             score = run.evaluate()
             rows.append(
