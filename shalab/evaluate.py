@@ -41,15 +41,11 @@ def charges(
 
     Byte i is predicted from byte i - 1 and the state, so `begin` is at least 1.
     """
-    if not 1 <= begin < end <= len(data):
-        raise InputError(f"charged bytes must lie within 1 to {len(data)} and be at least one, got {begin} to {end}")
+    read = _context(model, data, begin, end, context)
     if window < 1 or n_streams < 1:
         raise InputError(f"window and n_streams must be at least 1, got {window} and {n_streams}")
-    if context is not None and context < 0:
-        raise InputError(f"context must be at least 0, got {context}")
     piece = math.ceil((end - begin) / n_streams)
     starts = [begin + piece * s for s in range(n_streams)]
-    read = min(begin - 1, warmup_bytes(model) if context is None else context)
     was_training = model.training
     model.eval()
     try:
@@ -71,6 +67,15 @@ def charges(
                 yield nats[max(0, -low) :]  # (T, S)
     finally:
         model.train(was_training)
+
+
+def _context(model: SHARNN, data: np.ndarray, begin: int, end: int, context: int | None) -> int:
+    """Bytes to read before `begin`; InputError for a range or a context that cannot be."""
+    if not 1 <= begin < end <= len(data):
+        raise InputError(f"charged bytes must lie within 1 to {len(data)} and be at least one, got {begin} to {end}")
+    if context is not None and context < 0:
+        raise InputError(f"context must be at least 0, got {context}")
+    return min(begin - 1, warmup_bytes(model) if context is None else context)
 
 
 def warmup_bytes(model: SHARNN) -> int:
@@ -134,9 +139,7 @@ def dynamic_charges(
     context teaches nothing yet; it shows how large each weight's gradients usually are. `model` stays as it is.
     """
     dynamic = dynamic or Dynamic()
-    if not 1 <= begin < end <= len(data):
-        raise InputError(f"charged bytes must lie within 1 to {len(data)} and be at least one, got {begin} to {end}")
-    read = min(begin - 1, warmup_bytes(model) if context is None else context)
+    read = _context(model, data, begin, end, context)
     model = copy.deepcopy(model).eval()
     # Adam without momentum: gradient over root mean square, which its bias correction gets right from the start.
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0, betas=(0.0, dynamic.beta), eps=1e-6)

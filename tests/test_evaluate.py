@@ -83,6 +83,8 @@ def test_dynamic_evaluation_learns_and_leaves_the_model_alone(roomy, text, preci
     first = next(dynamic_charges(roomy, text, 500, 600, precision, Dynamic(1.0, 23), 301))
     with torch.no_grad():
         assert first.sum() == pytest.approx(23 * math.log(2) * evaluate(roomy, text, 500, 523, precision, context=301))
+    with pytest.raises(InputError, match="context must be at least 0, got -5"):
+        dynamic_evaluate(roomy, text, [7, 9], precision, context=-5)
     with pytest.raises(InputError, match="window at least 1"):
         Dynamic(window=0)
 

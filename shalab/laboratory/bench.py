@@ -10,7 +10,6 @@ import functools
 import json
 import math
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -37,7 +36,7 @@ from shalab.train import EvalEvent, Trainer
 
 LAPTOP, PAPER = PRESETS["laptop"], PRESETS["paper"]
 WIDTH_256 = ModelConfig(d_model=256, d_boom=1024)
-GPTS = {  # the best two of the search: one for a short budget, one for a longer
+GPTS = {  # the best two of the search
     "GPT, 32-byte window": GPTConfig(lr=3e-3, window=32, batch_size=16),
     "GPT, 64-byte window": GPTConfig(lr=3e-3),
 }
@@ -208,7 +207,7 @@ def bench_tricks(rounds: int = 15) -> list[dict]:
         "all tricks": step,
         "PyTorch's dropout outside attention": without("shalab.dropout.draws_fast"),
         "PyTorch's attention": without("shalab.attention.draws_fast"),
-        "LAMB one tensor after the other": training_step(model, PlainLamb(model.parameters()), case),
+        "the plain LAMB": training_step(model, PlainLamb(model.parameters()), case),
     }
     if sys.platform == "linux":
         steps["memory given back to Linux"] = returning_memory
@@ -294,6 +293,8 @@ def peak_memory() -> dict:
 
 
 def _paper_step() -> None:
+    import resource  # not on Windows
+
     case = Case("paper", PAPER.model, 16, 1024, 5000 - 1024, 1)
     keep_freed_memory()
     model = SHARNN(case.config).train()
