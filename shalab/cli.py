@@ -21,7 +21,7 @@ from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN
 from shalab.presets import PRESETS, Budget, find_preset
 from shalab.run import Run, stop_on_interrupt
-from shalab.train import CheckpointEvent, EndEvent, EvalEvent, NonFiniteError, SampleEvent, StepEvent
+from shalab.train import CheckpointEvent, EndEvent, EvalEvent, NonFiniteError, SampleEvent, StepEvent, TrustEvent
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -231,7 +231,7 @@ def show_progress(run: Run) -> EndEvent:
                     )
                 case EndEvent():
                     ended = event
-                case SampleEvent() | CheckpointEvent():
+                case SampleEvent() | CheckpointEvent() | TrustEvent():
                     pass
     return ended
 

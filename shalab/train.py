@@ -112,6 +112,14 @@ class SampleEvent:
 
 
 @dataclass(frozen=True)
+class TrustEvent:
+    """What LAMB did to each tensor in the update before: name -> (weight_norm, update_norm, trust_ratio)."""
+
+    step: int
+    tensors: dict[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
 class CheckpointEvent:
     step: int
 
@@ -124,7 +132,9 @@ class EndEvent:
     reason: str
 
 
-Event = StepEvent | EvalEvent | SampleEvent | CheckpointEvent | EndEvent
+Event = StepEvent | TrustEvent | EvalEvent | SampleEvent | CheckpointEvent | EndEvent
+
+N_TRUST_EVENTS = 100  # in a run, evenly spread
 
 
 class NonFiniteError(ArithmeticError):
@@ -180,6 +190,8 @@ class Trainer:
                 if self.config.restart_from_best and self.step == self._cooldown_start() and self.best_bpc < math.inf:
                     self.model.load_state_dict(self.best)
                 yield self.update()
+                if self.step % math.ceil(self.total_steps / N_TRUST_EVENTS) == 0:
+                    yield self.trust()
                 if self._evaluation_due() or self.step % self.config.checkpoint_every:
                     continue
             self.save(self.state_dict())
@@ -217,6 +229,15 @@ class Trainer:
         self.step += 1
         self.elapsed_s += time.perf_counter() - began
         return StepEvent(self.step, self.total_steps, self.n_bytes, loss_nats, lr, grad_norm, self.elapsed_s)
+
+    def trust(self) -> TrustEvent:
+        names = ("weight_norm", "update_norm", "trust_ratio")
+        tensors = {
+            name: tuple(self.optimizer.state[parameter][key].item() for key in names)
+            for name, parameter in self.model.named_parameters()
+            if self.optimizer.state[parameter]  # none yet if float16's scaler skipped the update
+        }
+        return TrustEvent(self.step, tensors)
 
     def next_window(self):
         """x, y (T, B); at the end of the streams a new epoch begins, without state."""

@@ -1,8 +1,10 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lab import Lab, Server, launch_browser
 
 from shalab import SHARNN, ModelConfig
 from shalab.device import Precision
@@ -18,6 +20,19 @@ def isolated(tmp_path, monkeypatch):
     monkeypatch.setenv("SHALAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    """JupyterLab in a browser; its screenshots stay in tests/pictures."""
+    from playwright.sync_api import sync_playwright
+
+    folder, home = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("home")
+    with sync_playwright() as playwright:
+        browser = launch_browser(playwright)
+        with Server(folder, home) as server:
+            yield Lab(server, browser, Path(__file__).parent / "pictures")
+        browser.close()
 
 
 @pytest.fixture

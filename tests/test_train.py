@@ -26,6 +26,7 @@ from shalab.train import (
     StepEvent,
     TrainConfig,
     Trainer,
+    TrustEvent,
     steps_in_epochs,
 )
 
@@ -345,6 +346,24 @@ def test_bad_recipes(change, message):
 def test_a_budget_is_one_positive_number(budget):
     with pytest.raises(InputError, match="exactly one of minutes, steps and epochs"):
         Budget(**budget)
+
+
+def test_trust_ratios_are_those_that_moved_the_weights(text, precision):
+    trainer = make_trainer(text, precision, total_steps=203)
+    before = {}
+    for event in trainer.events():
+        match event:
+            case StepEvent(step=step, lr=lr):
+                if step < 3:
+                    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+            case TrustEvent(step=step, tensors=tensors):
+                break
+    assert step == 3 and tensors.keys() == dict(trainer.model.named_parameters()).keys()  # ceil(203 / 100)
+    for name, parameter in trainer.model.named_parameters():
+        weight_norm, update_norm, trust_ratio = tensors[name]
+        assert weight_norm == pytest.approx(before[name].norm().clamp(max=10).item(), rel=1e-5)
+        moved = (parameter.detach() - before[name]).norm().item()
+        assert moved == pytest.approx(lr * trust_ratio * update_norm, rel=1e-3)
 
 
 def test_presets():

@@ -1,0 +1,39 @@
+"""What all widgets share: their files, and what remains of them where no kernel runs."""
+
+import base64
+from pathlib import Path
+
+import anywidget
+from matplotlib.figure import Figure
+
+from shalab.plots import png
+
+_FOLDER = Path(__file__).parent
+
+
+def source(name: str) -> str:
+    """The ESM of a widget: the shared functions of common.js, then its own file. No build step, no network."""
+    return "\n".join((_FOLDER / file).read_text() for file in ("common.js", f"{name}.js"))
+
+
+class Widget(anywidget.AnyWidget):
+    """A live view, a picture of it and its main numbers as text, in one display bundle.
+
+    A subclass names its ESM by `_esm = source("its_name")` and says what `picture` and `summary` are. Both are
+    functions of the data alone, so that a notebook that is executed again stores the same output.
+    """
+
+    _css = (_FOLDER / "widgets.css").read_text()
+
+    def picture(self) -> Figure:
+        """What a reader sees on GitHub, in an export, or in a notebook that is not trusted."""
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        """The main numbers, for a screen reader, for a terminal and for nbval."""
+        raise NotImplementedError
+
+    def _repr_mimebundle_(self, **kwargs):
+        data, metadata = super()._repr_mimebundle_(**kwargs)
+        image = base64.b64encode(png(self.picture())).decode()
+        return {**data, "text/plain": self.summary(), "image/png": image}, metadata

@@ -1,0 +1,194 @@
+"""JupyterLab in a real browser, for tests."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import pytest
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+_QUIET = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage"
+).split()
+_FOLDERS = (
+    "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
+    "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR",
+)  # fmt: skip
+_SETTINGS = {
+    "@jupyterlab/apputils-extension:notification": {
+        "fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True,
+    },
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none", "scrollPastEnd": False},
+    "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
+}  # fmt: skip
+
+
+def launch_browser(playwright):
+    """The Chromium or Chrome of this machine, else playwright's own; without any, a skip that cannot be overlooked."""
+    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    try:
+        return playwright.chromium.launch(executable_path=found, args=_QUIET)
+    except Exception as error:
+        lines = "no Chromium or Chrome was found, and playwright has none: THE WIDGETS WERE NOT TRIED IN A BROWSER"
+        if os.environ.get("CI"):
+            pytest.fail(f"{lines}\n{error}")
+        warnings.warn(lines, stacklevel=2)
+        pytest.skip(lines)
+
+
+class Server:
+    """JupyterLab on a free loopback port, with settings of its own, serving `folder`."""
+
+    def __init__(self, folder: Path, home: Path):
+        self.folder, self.home, self.token = folder, home, "a-token-for-tests"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+
+    def __enter__(self):
+        folders = {name: str(self.home / name.lower()) for name in _FOLDERS}
+        overrides = Path(folders["JUPYTER_CONFIG_DIR"]) / "labconfig" / "default_setting_overrides.json"
+        overrides.parent.mkdir(parents=True)
+        overrides.write_text(json.dumps(_SETTINGS))
+        command = [
+            sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={self.port}",
+            "--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}",
+            f"--ServerApp.root_dir={self.folder}",
+        ]  # fmt: skip
+        self.log = (self.home / "server.log").open("w")
+        self.process = subprocess.Popen(command, env={**os.environ, **folders}, stdout=self.log, stderr=self.log)
+        for _ in range(240):
+            try:
+                self._call("api/status")
+                return self
+            except OSError:
+                time.sleep(0.5)
+                if self.process.poll() is not None:
+                    break
+        raise RuntimeError((self.home / "server.log").read_text())
+
+    def __exit__(self, *_):
+        try:
+            self._call("api/shutdown", "POST")
+            self.process.wait(20)
+        except (OSError, subprocess.TimeoutExpired):
+            self.process.kill()
+        self.log.close()
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}/{path}"
+
+    def _call(self, path, method="GET"):
+        request = urllib.request.Request(
+            self.url(path), method=method, headers={"Authorization": f"token {self.token}"}
+        )  # fmt: skip
+        return urllib.request.urlopen(request, timeout=5).read()
+
+
+class Lab:
+    """Opens notebooks in one browser and watches for every error that a reader might see in its console."""
+
+    def __init__(self, server: Server, browser, pictures: Path):
+        self.server, self.browser, self.pictures = server, browser, pictures
+
+    @contextmanager
+    def notebook(self, *sources: str, name: str = "test.ipynb", **options):
+        """A new notebook of these cells, executed; yields the page.
+
+        Errors in the page, in its console or in a cell fail the test.
+        """
+        cells = [nbformat.v4.new_code_cell(source) for source in sources]
+        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), self.server.folder / name)
+        with self.open(name, **options) as page:
+            self.run_all(page)
+            yield page
+
+    @contextmanager
+    def open(self, name: str, width: int = 1280, height: int = 2400, dark: bool = False):
+        """The page of a notebook that lies in the server's folder, its kernel ready."""
+        page = self.browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(20_000)
+        errors = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(self.server.url(f"lab/tree/{name}?token={self.server.token}&reset"))
+        page.wait_for_selector("#jupyterlab-splash", state="detached")
+        n_cells = len(nbformat.read(self.server.folder / name, as_version=4).cells)
+        page.wait_for_function(
+            "n => document.querySelectorAll('.jp-Notebook .jp-Cell').length === n &&"
+            " document.querySelector('.jp-Toolbar-kernelName')?.textContent.includes('Python')",
+            arg=n_cells,
+        )
+        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        try:
+            if dark:
+                theme(page, "JupyterLab Dark")
+            yield page
+            assert not errors, errors
+        finally:
+            if dark:
+                theme(page, "JupyterLab Light")  # the server remembers it
+            page.close()
+
+    def run_all(self, page, timeout_s: float = 120):
+        menu(page, "Run", '[data-command="runmenu:run-all"]')
+        page.wait_for_function(
+            "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
+            ".every(prompt => /\\[\\d+\\]/.test(prompt.textContent))",
+            timeout=1000 * timeout_s,
+        )
+        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        faults = page.locator('[data-mime-type="application/vnd.jupyter.error"], [data-mime-type$=".stderr"]')
+        assert faults.count() == 0, faults.all_inner_texts()
+
+    def execute(self, page, source: str) -> str:
+        """Runs a line in the page's kernel, in a cell at the end, and returns what it prints."""
+        page.locator(".jp-Notebook .jp-Cell").last.click(position={"x": 5, "y": 5})
+        page.keyboard.press("Escape")
+        page.keyboard.press("b")
+        page.keyboard.press("Enter")
+        page.keyboard.insert_text(source)
+        page.keyboard.press("Control+Enter")
+        cell = page.locator(".jp-CodeCell").last
+        cell.locator(".jp-InputPrompt", has_text=re.compile(r"\[\d+\]")).wait_for()
+        output = cell.locator(".jp-OutputArea-output")
+        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        return "\n".join(output.all_inner_texts()).strip()
+
+    def picture(self, target, name: str):
+        """Keeps a screenshot of a page or of an element."""
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        target.screenshot(path=self.pictures / f"{name}.png")
+
+
+def menu(page, title: str, item: str, submenu: str | None = None):
+    page.locator(".lm-MenuBar-itemLabel", has_text=re.compile(f"^{title}$")).click()
+    if submenu:
+        page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{submenu}$")).hover()
+    page.locator(f".lm-Menu-item{item}").click()
+
+
+def theme(page, name: str):
+    menu(page, "Settings", f':has(.lm-Menu-itemLabel:text-is("{name}"))', "Theme")
+    light = str(name == "JupyterLab Light").lower()
+    page.wait_for_selector(f'body[data-jp-theme-light="{light}"]', state="attached")
+
+
+def violations(page, selector: str) -> list[str]:
+    """What axe-core finds wrong inside `selector`."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, context=selector).response["violations"]
+    return [f"{fault['id']}: {node['html']}" for fault in found for node in fault["nodes"]]
