@@ -55,6 +55,15 @@ def load_checkpoint(path: Path) -> dict:
     return content
 
 
+def export_weights(path: Path, out: Path) -> None:
+    """Writes the best weights of `path` in float16 to `out`: a twelfth of a checkpoint, enough for `load_model`."""
+    content = load_checkpoint(path)
+    best = {name: tensor.half() for name, tensor in content["best"].items()}
+    save_checkpoint(
+        out, {"config": content["config"], "step": content["step"], "best_bpc": content["best_bpc"], "best": best}
+    )
+
+
 def load_model(path: Path) -> SHARNN:
     """The model with the best validation score of a checkpoint, in evaluation mode; path as of `load_checkpoint`."""
     return best_model(load_checkpoint(path), path)

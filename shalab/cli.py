@@ -1,4 +1,4 @@
-"""The command line: shalab data | train | eval | generate | info."""
+"""The command line: shalab data | train | eval | generate | export | info."""
 
 import argparse
 import itertools
@@ -20,7 +20,7 @@ from shalab.generate import as_text, generate
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN
 from shalab.presets import PRESETS, Budget, find_preset
-from shalab.run import Run, stop_on_interrupt
+from shalab.run import Run, export, stop_on_interrupt
 from shalab.train import CheckpointEvent, EndEvent, EvalEvent, NonFiniteError, SampleEvent, StepEvent, TrustEvent
 
 
@@ -134,6 +134,11 @@ def parser() -> argparse.ArgumentParser:
     )
     text.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     text.set_defaults(command=generate_command)
+
+    share = commands.add_parser("export", help="a finished run without what only resuming needs: a few MB, to share")
+    share.add_argument("run", help="a finished run's folder")
+    share.add_argument("out", help="a new folder; eval, generate and info read it like a run's")
+    share.set_defaults(command=lambda options: export(options.run, options.out))
 
     info = commands.add_parser("info", parents=[machine], help="presets, corpora and this machine; or what a run holds")
     info.add_argument("run", nargs="?", help="a run's folder, or a checkpoint file")

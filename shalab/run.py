@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import signal
 import tempfile
 import threading
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy
 import torch
 
-from shalab.checkpoint import load_checkpoint, save_checkpoint
+from shalab.checkpoint import export_weights, load_checkpoint, save_checkpoint
 from shalab.corpus import Corpus, canonical, load_corpus
 from shalab.device import Precision
 from shalab.errors import InputError
@@ -108,6 +109,8 @@ class Run:
             content = load_checkpoint(path)
             if RunConfig.from_dict(content["config"]) != config:
                 raise InputError(f"{path} belongs to another configuration than {folder / 'config.json'}")
+            if "optimizer" not in content:
+                raise InputError(f"{folder} was exported: it holds weights to use, not a run to resume")
             run.trainer.load_state_dict(content)
             step = run.trainer.step
         kept = [line for line in run.metrics() if line["step"] <= step]
@@ -190,6 +193,20 @@ class Run:
         if budget.epochs is not None:
             return steps_in_epochs(self.trainer.streams.n_positions, self.config.train, budget.epochs, self.config.seed)
         return steps_in_minutes(self.trainer, budget.minutes)
+
+
+def export(folder: Path, out: Path) -> None:
+    """A finished run without what only resuming needs, a few MB instead of many: for sharing, and for `load_model`."""
+    folder, out = Path(folder), Path(out)
+    if not (folder / "result.json").exists():
+        raise InputError(f"{folder} holds no finished run: shalab train --resume --out {folder}")
+    try:
+        out.mkdir(parents=True)
+    except FileExistsError:
+        raise InputError(f"{out} is there already: name another folder") from None
+    export_weights(folder, out / "checkpoint.pt")
+    for name in ("config.json", "metrics.jsonl", "result.json"):
+        shutil.copy(folder / name, out / name)
 
 
 @contextlib.contextmanager

@@ -15,8 +15,9 @@ from shalab import SHARNN, InputError, ModelConfig
 from shalab.batches import Streams, draw_bptt
 from shalab.checkpoint import load_checkpoint, load_model, save_checkpoint
 from shalab.corpus import Corpus
+from shalab.evaluate import evaluate
 from shalab.presets import PRESETS, Budget, Preset
-from shalab.run import Run
+from shalab.run import Run, export
 from shalab.train import (
     CheckpointEvent,
     EndEvent,
@@ -255,6 +256,22 @@ def test_finish_scores_the_best_weights(path, preset, precision, tmp_path):
     assert result["n_steps"] == 31 and result["n_parameters"] == run.trainer.model.n_parameters
     model = load_model(tmp_path / "a")
     assert all(torch.equal(run.trainer.best[name], t) for name, t in model.state_dict().items())
+
+
+def test_an_exported_run_is_small_and_scores_the_same(path, preset, precision, tmp_path):
+    run = Run.create(tmp_path / "a", "own", preset, path, 3, precision=precision)
+    with pytest.raises(InputError, match="holds no finished run"):
+        export(tmp_path / "a", tmp_path / "b")
+    list(run.events())
+    bpc = run.finish()["valid_bpc"]
+    export(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b" / "checkpoint.pt").stat().st_size < (tmp_path / "a" / "checkpoint.pt").stat().st_size / 4
+    begin, end = run.corpus.bounds["valid"]
+    assert evaluate(load_model(tmp_path / "b"), run.corpus.data, begin, end, precision) == pytest.approx(bpc, abs=1e-3)
+    with pytest.raises(InputError, match="weights to use, not a run to resume"):
+        Run.resume(tmp_path / "b", precision)
+    with pytest.raises(InputError, match="is there already"):
+        export(tmp_path / "a", tmp_path / "b")
 
 
 def test_minutes_become_a_fixed_number_of_steps(path, preset, precision, tmp_path, monkeypatch):
