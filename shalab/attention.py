@@ -61,7 +61,7 @@ class _Read(torch.autograd.Function):
         n_memory = len(context) - bptt
         future = ~attention_mask(bptt, bptt, q.device)  # (T, T)
         read = torch.empty_like(q)
-        ctx.kept = []
+        ctx.masks, kept = [], []
         for b in range(n_streams):
             c = context[:, b]  # (K, D)
             scores = q[:, b] @ c.T  # (T, K)
@@ -71,16 +71,17 @@ class _Read(torch.autograd.Function):
             window_mask = drop.mask((bptt, d_model), dropout)
             values_mask = drop.mask((n_memory, d_model), dropout) + window_mask
             read[:, b] = times(weights, weights_mask) @ times(c, values_mask)
-            ctx.kept.append((weights, weights_mask, values_mask, window_mask))
-        ctx.save_for_backward(q, context)
+            ctx.masks.append((weights_mask, values_mask, window_mask))
+            kept.append(weights)
+        ctx.save_for_backward(q, context, *kept)
         return read
 
     @staticmethod
     def backward(ctx, d_read):
-        q, context = ctx.saved_tensors
+        q, context, *kept = ctx.saved_tensors
         bptt = len(q)
         d_q, d_window = torch.empty_like(q), torch.empty_like(q)
-        for b, (weights, weights_mask, values_mask, window_mask) in enumerate(ctx.kept):
+        for b, (weights, (weights_mask, values_mask, window_mask)) in enumerate(zip(kept, ctx.masks, strict=True)):
             d_out = d_read[:, b]  # (T, D)
             d_weights = times(d_out @ times(context[:, b], values_mask).T, weights_mask)  # (T, K)
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)  # (T, K)

@@ -1,4 +1,4 @@
-"""The command line: shalab data | train | eval | generate | export | info."""
+"""The command line: shalab data | train | plan | eval | generate | export | info."""
 
 import argparse
 import itertools
@@ -19,6 +19,7 @@ from shalab.evaluate import dynamic_evaluate, evaluate
 from shalab.generate import as_text, generate
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN
+from shalab.plan import CARDS, Card, plan, savings
 from shalab.presets import PRESETS, Budget, find_preset
 from shalab.run import Run, export, stop_on_interrupt
 from shalab.train import CheckpointEvent, EndEvent, EvalEvent, NonFiniteError, SampleEvent, StepEvent, TrustEvent
@@ -81,8 +82,30 @@ def parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
     train.add_argument("--batch-size", type=int, metavar="B", help="streams read side by side (default: the preset's)")
+    train.add_argument("--bptt", type=int, metavar="T", help="bytes per stream and window (default: the preset's)")
+    train.add_argument(
+        "--max-context", type=int, metavar="K", help="most bytes that attention sees (default: the preset's)"
+    )
+    train.add_argument(
+        "--checkpoint-blocks",
+        action="store_true",
+        default=None,
+        help="compute blocks twice instead of storing them: less memory, a third more work",
+    )
     train.add_argument("--lr", type=float, help="learning rate (default: the preset's)")
     train.set_defaults(command=train_command)
+
+    planning = commands.add_parser("plan", help="what a preset's run costs on GPUs: memory, speed, time; runs nothing")
+    planning.add_argument("--preset", default="paper", help="recipe (default: paper)")
+    planning.add_argument("--data", default="enwik8", metavar="NAME_OR_PATH", help="corpus or file (default: enwik8)")
+    planning.add_argument(
+        "--card",
+        type=float,
+        nargs=3,
+        metavar=("GB", "TFLOPS", "GB_PER_S"),
+        help="another card: memory, half-precision TFLOP/s, memory bandwidth",
+    )
+    planning.set_defaults(command=plan_command)
 
     evaluation = commands.add_parser("eval", parents=[machine], help="bits per byte of a split or a file")
     evaluation.add_argument("run", help="a run's folder, or a checkpoint file")
@@ -178,14 +201,19 @@ def train_command(options) -> None:
 def _created(options, precision: Precision) -> Run:
     name = options.preset or "laptop"
     preset = find_preset(name)
-    changes = {
-        field: value for field, value in (("batch_size", options.batch_size), ("lr", options.lr)) if value is not None
-    }
-    preset = replace(preset, train=replace(preset.train, **changes))
-    given = {key: getattr(options, key) for key in ("minutes", "steps", "epochs") if getattr(options, key) is not None}
+    preset = replace(
+        preset,
+        model=replace(preset.model, **_given(options, "max_context")),
+        train=replace(preset.train, **_given(options, "batch_size", "bptt", "checkpoint_blocks", "lr")),
+    )
+    given = _given(options, "minutes", "steps", "epochs")
     data = options.data or "enwik6"
     folder = Path(options.out) if options.out else _next_folder(f"{name}-{Path(data).name}")
     return Run.create(folder, name, preset, data, options.seed or 0, Budget(**given) if given else None, precision)
+
+
+def _given(options, *names: str) -> dict:
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def _next_folder(stem: str) -> Path:
@@ -197,13 +225,12 @@ def _resumed(options, precision: Precision) -> Run:
         raise InputError("--resume needs --out, the folder of the run to go on with")
     run = Run.resume(options.out, precision)
     stored = {
-        "preset": run.config.preset, "seed": run.config.seed, **vars(run.config.budget),
-        "batch_size": run.config.train.batch_size, "lr": run.config.train.lr,
-        "data": run.config.data,
+        **vars(run.config.model), **vars(run.config.train), **vars(run.config.budget),
+        "preset": run.config.preset, "seed": run.config.seed, "data": run.config.data,
     }  # fmt: skip
     asked_for = {**vars(options), "data": options.data and canonical(options.data)}
     for name, value in stored.items():
-        asked = asked_for[name]
+        asked = asked_for.get(name)
         if asked is not None and asked != value:
             raise InputError(
                 f"{run.folder} was begun with {name} {value}, not {asked}: leave that option out, or name another --out"
@@ -262,6 +289,25 @@ def report(run: Run, result: dict) -> None:
     text = "".join(as_text(generate(run.precision.place(model), prompt, 1000, run.precision, seed=result["seed"])))
     (run.folder / "sample.txt").write_text(text, encoding="utf-8")
     print(f"{run.folder}: result.json, curve.png, sample.txt, metrics.jsonl, checkpoint.pt")
+
+
+def plan_command(options) -> None:
+    preset = find_preset(options.preset)
+    if options.data in SOURCES:
+        n_bytes = SOURCES[options.data].n_bytes
+    else:
+        n_bytes = len(load_corpus(options.data))
+    cards = {"your card": Card(*options.card)} if options.card else CARDS
+    rows = plan(preset, n_bytes * 90 // 100, cards)
+    print(
+        f"{options.preset} on {options.data}: {rows[0].tflop_per_update:.3g} TFLOP per update, by formula, not measured"
+    )
+    print(f"{'card':<12}{'memory':>10}{'needed':>10}{'speed':>13}{'whole run':>13}")
+    for row in rows:
+        run = f"{row.hours:>11.1f} h" if row.peak_gb <= row.memory_gb else "does not fit"
+        print(f"{row.card:<12}{row.memory_gb:>7.0f} GB{row.peak_gb:>7.1f} GB{row.kb_per_s:>8,.0f} kB/s{run:>13}")
+    for option, gb in savings(preset.model, preset.train).items():
+        print(f"{option} would save {gb:.1f} GB")
 
 
 def eval_command(options) -> None:

@@ -49,9 +49,13 @@ class Dropout:
         most = max(1, POOL // width)
         return [self._slice(min(most, n_rows - begin) * width, p).view(-1, width) for begin in range(0, n_rows, most)]
 
-    def _slice(self, n: int, p: float) -> Tensor:
+    def draw(self) -> None:
+        """Draws the pool, unless it is there: before a block whose masks are to be drawn once more later."""
         if self._bytes is None:  # 64-bit draws, eight bytes each; the default range would leave out the sign bit
             self._bytes = torch.empty(POOL // 8, dtype=torch.int64).random_(-(2**63), None).view(torch.uint8).float()
+
+    def _slice(self, n: int, p: float) -> Tensor:
+        self.draw()
         if p not in self._pools:
             threshold = max(1, round(p * 256))
             self._pools[p] = self._bytes.ge(threshold).float().mul_(256 / (256 - threshold))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from shalab.attention import AttentionHead
 from shalab.boom import Boom
@@ -169,12 +170,15 @@ class SHARNN(nn.Module):
 
     max_context: an attribute, taken from the configuration; it may be raised after training, since
     nothing depends on positions.
+    checkpoint_blocks: an attribute; True stores only the blocks' inputs for the backward pass and computes the rest
+    again there, with the same dropout.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         self.max_context = config.max_context
+        self.checkpoint_blocks = False
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.decoder = nn.Linear(config.d_model, config.vocab_size)
@@ -200,11 +204,13 @@ class SHARNN(nn.Module):
             raise InputError(f"state is of {state.hidden[0][0].shape[1]} streams, x of {x.shape[1]}")
         hidden, memory, weights = [], [], {}
         drop = Dropout(self.training)
+        again = self.checkpoint_blocks and torch.is_grad_enabled()
+        if again:
+            drop.draw()
         h = drop(self.embedding(x), self.config.dropout_input)  # (T, B, D)
         for layer, block in enumerate(self.blocks):
-            h, pair, rows, seen = block(
-                h, state.hidden[layer], state.memory[layer], self.max_context, drop, need_weights
-            )  # fmt: skip
+            inputs = h, state.hidden[layer], state.memory[layer], self.max_context, drop, need_weights
+            h, pair, rows, seen = checkpoint(block, *inputs, use_reentrant=False) if again else block(*inputs)
             hidden.append(tuple(part.detach() for part in pair))
             memory.append(rows)
             if seen is not None:

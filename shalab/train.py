@@ -37,6 +37,8 @@ class TrainConfig:
     clip              largest norm of the whole gradient
     evaluations       how often the valid split is scored, evenly spread over the run
     checkpoint_every  steps between checkpoints
+    checkpoint_blocks compute each block again in the backward pass instead of storing what it needs: a third more
+                      arithmetic, a fraction of the memory
     sample_bytes      length of the sample that follows each evaluation; 0 for none
     """
 
@@ -53,6 +55,7 @@ class TrainConfig:
     clip: float = 0.25
     evaluations: int = 37
     checkpoint_every: int = 200
+    checkpoint_blocks: bool = False
     sample_bytes: int = 300
 
     def __post_init__(self):
@@ -162,6 +165,7 @@ class Trainer:
     ):
         keep_freed_memory()
         self.model = precision.place(model)
+        model.checkpoint_blocks = config.checkpoint_blocks
         self.corpus, self.config, self.precision, self.save = corpus, config, precision, save
         self.total_steps, self.seed = total_steps, seed
         self.optimizer = Lamb(

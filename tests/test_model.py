@@ -284,3 +284,18 @@ def test_wrong_input_is_named(small):
     _, state = small(ids(7, 3))
     with pytest.raises(InputError, match="state is of 3 streams, x of 5"):
         small(ids(7, 5), state)
+
+
+@pytest.mark.parametrize("dropout_input", [0.0, 0.1])
+def test_checkpointed_blocks_have_the_same_gradients(dropout_input):
+    """Also the same dropout: the masks of the second computation are those of the first."""
+    model = SHARNN(ModelConfig(256, 11, 33, 3, 1, (0, 1), 23, dropout_input=dropout_input)).train()
+    found = []
+    for model.checkpoint_blocks in (False, True):
+        torch.manual_seed(5)
+        model.zero_grad()
+        logits, state = model(torch.arange(85).view(17, 5))
+        logits, state = model(torch.arange(85).view(17, 5), state)
+        logits.square().sum().backward()
+        found.append([logits, *state.memory[:2], *(p.grad for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 ORDER = (
     "errors metrics corpus batches device dropout attention boom model optim "
-    "evaluate generate checkpoint train presets run cli"
+    "evaluate generate checkpoint train presets plan run cli"
 ).split()
 
 

@@ -31,6 +31,7 @@ from shalab.laboratory.plain import PlainLamb, PlainSHARNN
 from shalab.laboratory.search import open_corpus
 from shalab.model import SHARNN, ModelConfig, State
 from shalab.optim import Lamb
+from shalab.plan import multiply_adds
 from shalab.presets import PRESETS
 from shalab.train import EvalEvent, Trainer
 
@@ -81,20 +82,6 @@ def seconds(functions: dict[str, Callable], rounds: int) -> dict[str, list[float
 
 def ratio(slow: list[float], fast: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
-
-
-def multiply_adds(config: ModelConfig, bptt: int, memory: int) -> tuple[int, int]:
-    """Multiply-adds per byte of a training step: those in matrix products with weights, those of attention.
-
-    Weights are used forward, for the gradient of their input and for their own: three times. Attention multiplies
-    T x K weights with the context twice forward and twice backward, and has two products with the window's rows,
-    the only ones that have a gradient. Masked products are counted: they are computed. LSTM: 8 D^2; query: D^2;
-    Boom: D H; decoder: D V.
-    """
-    d_model, heads = config.d_model, len(config.attention_layers)
-    weights = config.n_layers * (8 * d_model**2 + d_model * config.d_boom) + heads * d_model**2
-    weights += d_model * config.vocab_size
-    return 3 * weights, heads * d_model * (4 * (memory + bptt) + 2 * bptt)
 
 
 def full_state(model: SHARNN, n_streams: int, memory: int) -> State:
@@ -167,7 +154,7 @@ def bench_training(peaks: dict) -> list[dict]:
         taken = seconds(steps, case.rounds)
         n_bytes = case.batch_size * case.bptt
         fast, plain = (statistics.median(taken[name]) for name in ("fast", "plain"))
-        gflops = 2 * sum(multiply_adds(case.config, case.bptt, case.memory)) * n_bytes / fast / 1e9
+        gflops = 2 * sum(multiply_adds(case.config, case.bptt, case.memory + case.bptt)) * n_bytes / fast / 1e9
         rows.append(
             {
                 "size": case.name, "batch": f"{case.batch_size} x {case.bptt}", "memory": case.memory,
