@@ -16,9 +16,10 @@ class Streams:
     """B contiguous streams over (N,) uint8 data.
 
     n_positions: bytes that each stream can be asked to predict, (N // B) - 1.
+    share: the streams that are read here, all by default.
     """
 
-    def __init__(self, data: np.ndarray, batch_size: int):
+    def __init__(self, data: np.ndarray, batch_size: int, share: slice = slice(None)):
         length = len(data) // batch_size
         if length < 2:
             raise InputError(
@@ -26,7 +27,7 @@ class Streams:
                 f"use a larger file or --batch-size {max(1, len(data) // 2)} or less"
             )
         self.n_positions = length - 1
-        self._streams = data[: length * batch_size].reshape(batch_size, length)  # (B, N // B), a view
+        self._streams = data[: length * batch_size].reshape(batch_size, length)[share]  # (B, N // B), a view
 
     def window(self, cursor: int, bptt: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of one window: x, y int64, (T, B) each, with T = bptt or what is left of the streams."""

@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import math
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from shalab.evaluate import dynamic_evaluate, evaluate
 from shalab.generate import as_text, generate
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN
+from shalab.parallel import Team
 from shalab.plan import CARDS, Card, plan, savings
 from shalab.presets import PRESETS, Budget, find_preset
 from shalab.run import Run, export, stop_on_interrupt
@@ -181,7 +183,17 @@ def data_command(options) -> None:
 
 
 def train_command(options) -> None:
-    precision = Precision.pick(options.device, options.dtype)
+    team = Team.join()
+    with team.quiet():
+        _train(options, Precision.pick(options.device, options.dtype, team))
+
+
+def _train(options, precision: Precision) -> None:
+    team = precision.team
+    if team.size > 1 and not options.out:
+        raise InputError("several processes need --out, the folder of their run")
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # by torchrun, after a process was lost
+    options.resume |= restarted and options.out is not None and (Path(options.out) / "config.json").exists()
     run = _resumed(options, precision) if options.resume else _created(options, precision)
     trainer = run.trainer
     print(
@@ -190,7 +202,20 @@ def train_command(options) -> None:
         f"{trainer.total_steps:,} steps -> {run.folder}"
     )
     with stop_on_interrupt(run.stop):
-        ended = show_progress(run)
+        try:
+            ended = show_progress(run)
+        except torch.OutOfMemoryError as error:
+            ways = [
+                f"{option} saves about {gb:.1f} GB"
+                for option, gb in savings(run.config.model, run.config.train).items()
+            ]
+            raise InputError(f"the device is out of memory; {'; '.join(ways)}. Name another --out") from error
+        except RuntimeError as error:
+            if team.size == 1:
+                raise
+            sys.exit(f"shalab: another process is gone ({error}); go on from the last checkpoint with --resume")
+        if not team.first:
+            return
         result = run.finish() if ended.reason == "finished" else {}
         if result:
             report(run, result)

@@ -36,6 +36,7 @@ def charges(
     window     bytes per stream and step
     n_streams  1 reads the range in one go. More cut it into equal pieces that are read side by side,
                faster, each warmed up by the bytes before it; places past the last piece's end cost 0.
+               Of several processes each reads every so manieth piece.
     context    bytes before each piece that are read, but not charged, so that state and memory are
                those of a reader who has come from there; None takes `warmup_bytes(model)`
 
@@ -45,7 +46,8 @@ def charges(
     if window < 1 or n_streams < 1:
         raise InputError(f"window and n_streams must be at least 1, got {window} and {n_streams}")
     piece = math.ceil((end - begin) / n_streams)
-    starts = [begin + piece * s for s in range(n_streams)]
+    starts = [begin + piece * s for s in range(n_streams)][precision.team.rank :: precision.team.size]
+    n_streams = len(starts)
     was_training = model.training
     model.eval()
     try:
@@ -96,13 +98,14 @@ def evaluate(
 
     The first byte of a file has nothing before it and is charged log2(V) bits. NaN if `stop` was set.
     """
-    nats = math.log(model.config.vocab_size) if begin == 0 else 0.0
+    nats = math.log(model.config.vocab_size) if begin == 0 and precision.team.first else 0.0
     if end - max(begin, 1) > 0:
         for part in charges(model, data, max(begin, 1), end, precision, **reading):
             if stop is not None and stop.is_set():
-                return math.nan
+                nats = math.nan
+                break
             nats += part.sum().item()
-    return bits_per_byte(nats, end - begin)
+    return bits_per_byte(precision.team.sum(nats), end - begin)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from shalab.errors import InputError
 from shalab.evaluate import evaluate
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN, ModelConfig
+from shalab.parallel import Team
 from shalab.presets import Budget, Preset
 from shalab.train import Event, StepEvent, TrainConfig, Trainer, steps_in_epochs, steps_in_minutes
 
@@ -85,8 +86,9 @@ class Run:
             raise InputError(f"cannot write to {folder} ({error.strerror}): name another --out") from error
         run.config = replace(config, total_steps=run._total_steps(budget))
         run.trainer = run._trainer(run.config)
-        _write_json(folder / "config.json", asdict(run.config))
-        _write_text(folder / "metrics.jsonl", "")
+        if precision.team.first:
+            _write_json(folder / "config.json", asdict(run.config))
+            _write_text(folder / "metrics.jsonl", "")
         return run
 
     @classmethod
@@ -114,17 +116,19 @@ class Run:
             run.trainer.load_state_dict(content)
             step = run.trainer.step
         kept = [line for line in run.metrics() if line["step"] <= step]
-        _write_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        if run.precision.team.first:
+            _write_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
         return run
 
     def events(self) -> Iterator[Event]:
         """Trains, writing each event to metrics.jsonl before passing it on.
 
         Ctrl-C and `stop.set()` end it cleanly after the update at hand, with a checkpoint. A reader who
-        leaves early also leaves a checkpoint behind.
+        leaves early also leaves a checkpoint behind, unless several processes would have to write it together.
         """
+        team = self.precision.team
         events = self.trainer.events(self.stop)
-        with (self.folder / "metrics.jsonl").open("a", buffering=1) as metrics:
+        with open(self.folder / "metrics.jsonl" if team.first else os.devnull, "a", buffering=1) as metrics:
             try:
                 while True:
                     with stop_on_interrupt(self.stop):
@@ -134,7 +138,8 @@ class Run:
                     metrics.write(json.dumps(_as_line(event)) + "\n")
                     yield event
             except GeneratorExit:  # between two updates; an exception from within one leaves the last checkpoint alone
-                self._save(self.trainer.state_dict())
+                if team.size == 1:
+                    self._save(self.trainer.state_dict())
                 raise
 
     def metrics(self) -> list[dict]:
@@ -146,14 +151,18 @@ class Run:
         return lines
 
     def finish(self) -> dict:
-        """Scores the best weights on valid and test, one stream each, and writes and returns result.json."""
+        """Scores the best weights on valid and test, one stream each, and writes and returns result.json.
+
+        Of several processes, only the first one has to be asked.
+        """
+        alone = replace(self.precision, team=Team())
         model = SHARNN(self.config.model)
         model.load_state_dict(self.trainer.best)
         model = self.precision.place(model).eval()
         scores = {}
         for split in ("valid", "test"):
             begin, end = self.corpus.bounds[split]
-            scores[f"{split}_bpc"] = evaluate(model, self.corpus.data, begin, end, self.precision, stop=self.stop)
+            scores[f"{split}_bpc"] = evaluate(model, self.corpus.data, begin, end, alone, stop=self.stop)
         if any(math.isnan(score) for score in scores.values()):
             return {}
         trainer = self.trainer
@@ -185,7 +194,8 @@ class Run:
         )
 
     def _save(self, state: dict) -> None:
-        save_checkpoint(self.folder / "checkpoint.pt", {"config": asdict(self.config), **state})
+        if self.precision.team.first:
+            save_checkpoint(self.folder / "checkpoint.pt", {"config": asdict(self.config), **state})
 
     def _total_steps(self, budget: Budget) -> int:
         if budget.steps is not None:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shalab import evaluate as evaluation
 from shalab.batches import Streams, draw_bptt
 from shalab.corpus import Corpus
-from shalab.device import Precision, keep_freed_memory
+from shalab.device import Precision, keep_freed_memory, to_host
 from shalab.errors import InputError
 from shalab.generate import generate
 from shalab.model import SHARNN, State
@@ -172,18 +172,21 @@ class Trainer:
             model.parameters(), lr=config.lr, weight_decay=config.weight_decay, min_trust=config.min_trust
         )
         self.scaler = precision.scaler()
-        self.streams = Streams(corpus.split("train"), config.batch_size)
+        self.team = precision.team
+        self.parallel_model = self.team.model(self.model)
+        self.share = self.team.share(config.batch_size)
+        self.streams = Streams(corpus.split("train"), config.batch_size, self.share)
         self.window_generator = torch.Generator().manual_seed(seed)
-        torch.manual_seed(seed)
         self.step = self.scored_step = self.n_bytes = self.cursor = 0
         self.elapsed_s = 0.0
         self.state: State | None = None
         self.best_bpc, self.best = math.inf, self._weights()
+        self._seed()
 
     def events(self, stop: threading.Event | None = None) -> Iterator[Event]:
         """Trains from the current step to the last, or until `stop` is set; ends with a checkpoint and an EndEvent."""
         stop = stop or threading.Event()
-        while not stop.is_set() and (self.step < self.total_steps or self._evaluation_due()):
+        while not self.team.ends(stop.is_set()) and (self.step < self.total_steps or self._evaluation_due()):
             if self._evaluation_due():  # asked before the next update, so that a run stopped here scores when resumed
                 if (event := self.evaluate(stop)) is None:
                     break
@@ -217,12 +220,14 @@ class Trainer:
         for _ in range(self.config.accumulate):
             x, y = self.next_window()
             with self.precision.autocast():
-                logits, self.state = self.model(x, self.state)  # (T, B, V)
-                loss = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten()) / self.config.accumulate
+                logits, self.state = self.parallel_model(x, self.state)  # (T, B, V)
+                logits = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))  # (T B, V)
+                loss = F.cross_entropy(logits, y.flatten()) / self.config.accumulate
             self.scaler.scale(loss).backward()
             loss_nats += loss.item()
-            self.n_bytes += y.numel()
+            self.n_bytes += y.numel() * self.team.size
         self.scaler.unscale_(self.optimizer)
+        loss_nats = self.team.sum(loss_nats) / self.team.size
         parameters = list(self.model.parameters())
         norm = nn.utils.get_total_norm([p.grad for p in parameters])
         grad_norm = norm.item()
@@ -275,35 +280,52 @@ class Trainer:
         return SampleEvent(self.step, bytes(ids).decode("latin-1"))
 
     def state_dict(self) -> dict:
-        """All that a fresh Trainer of the same arguments needs to go on as if nothing had happened."""
+        """All that a fresh Trainer of the same arguments needs to go on as if nothing had happened.
+
+        Several processes call it together; the first one gets the state of all streams, the others nothing.
+        """
+        hidden, memory = (self.state.hidden, self.state.memory) if self.state else ((), ())
+        parts = self.team.gather(
+            {
+                "hidden": [[to_host(part) for part in pair] for pair in hidden],
+                "memory": [None if rows is None else to_host(rows) for rows in memory],
+                "random": self.precision.random_state(),
+            }
+        )
+        if not parts:
+            return {}
+        hidden, memory = (zip(*(part[name] for part in parts), strict=True) for name in ("hidden", "memory"))
         return {
             "model": self.model.state_dict(),
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "hidden": [list(pair) for pair in self.state.hidden] if self.state else None,
-            "memory": list(self.state.memory) if self.state else None,
-            "random": self.precision.random_state(),
+            "hidden": [[torch.cat(part, 1) for part in zip(*pairs, strict=True)] for pairs in hidden],  # (1, B, D)
+            "memory": [None if rows[0] is None else torch.cat(rows, 1) for rows in memory],  # (M, B, D)
+            "random": [part["random"] for part in parts],
             "window_random": self.window_generator.get_state(),
             **{name: getattr(self, name) for name in _COUNTERS},
         }
 
     def load_state_dict(self, state: dict) -> None:
+        """Written by as many processes as it is read by, or by another number: then dropout draws anew."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.best = state["best"]
         self.state = None
-        if state["hidden"] is not None:
-            place = self.precision.place
+        if state["hidden"]:
             self.state = State(
-                tuple((place(h), place(c)) for h, c in state["hidden"]),
-                tuple(None if rows is None else place(rows) for rows in state["memory"]),
+                tuple((self._own(h), self._own(c)) for h, c in state["hidden"]),
+                tuple(None if rows is None else self._own(rows) for rows in state["memory"]),
             )
         self.window_generator.set_state(state["window_random"])
-        self.precision.set_random_state(state["random"])
         for name in _COUNTERS:
             setattr(self, name, state[name])
+        if len(state["random"]) == self.team.size:
+            self.precision.set_random_state(state["random"][self.team.rank])
+        else:
+            self._seed()
 
     def _check_finite(self, loss_nats: float, grad_norm: float) -> None:
         if math.isfinite(loss_nats) and (math.isfinite(grad_norm) or self.scaler.is_enabled()):
@@ -317,6 +339,13 @@ class Trainer:
             f"step {self.step + 1}: {name} is not finite; nothing was updated. "
             f"Try a lower --lr (now {self.config.lr:g}), a longer warm-up, or --dtype float32"
         )
+
+    def _own(self, x: Tensor) -> Tensor:
+        """This process's streams of x (., B, D)"""
+        return self.precision.place(x[:, self.share].contiguous())
+
+    def _seed(self) -> None:
+        torch.manual_seed(self.seed + self.step + 1_000_003 * self.team.rank)
 
     def _weights(self) -> dict:
         return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
@@ -348,11 +377,13 @@ def steps_in_epochs(n_positions: int, config: TrainConfig, epochs: float, seed: 
 def steps_in_minutes(trainer: Trainer, minutes: float, least_s: float = 4.0) -> int:
     """Updates that fit into `minutes`: measured on a trainer that is thrown away afterwards.
 
-    The memory is filled first, since a step costs less while it is empty.
+    The memory is filled first, since a step costs less while it is empty. Several processes agree.
     """
+    team = trainer.team
     for _ in range(math.ceil(trainer.model.max_context / trainer.config.bptt) + 2):
         trainer.update()
     first, began = trainer.step, trainer.elapsed_s
-    while trainer.elapsed_s - began < least_s or trainer.step - first < 3:
+    while team.any(trainer.elapsed_s - began < least_s or trainer.step - first < 3):
         trainer.update()
-    return max(1, round(minutes * 60 * (trainer.step - first) / (trainer.elapsed_s - began)))
+    elapsed_s = team.sum(trainer.elapsed_s - began) / team.size
+    return max(1, round(minutes * 60 * (trainer.step - first) / elapsed_s))

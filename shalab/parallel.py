@@ -1,0 +1,85 @@
+"""Several processes that train one model: `torchrun --nproc-per-node N -m shalab train ...`.
+
+Each reads its share of the streams and keeps their state. Gradients are averaged by PyTorch's DistributedDataParallel,
+so that all hold the same weights; the first one writes. Alone, every method gives back what it was given.
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from shalab.errors import InputError
+
+
+@dataclass(frozen=True)
+class Team:
+    """rank of this process, the number of all, and of its accelerator on this machine; launcher started it."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    launcher: int | None = None
+
+    @classmethod
+    def join(cls) -> "Team":
+        """Meets the others where torchrun's environment says; alone without it."""
+        rank, size, local_rank = (int(os.environ.get(name, n)) for name, n in _ENVIRONMENT.items())
+        if size == 1:
+            return cls()
+        if not distributed.is_initialized():
+            distributed.init_process_group()  # gloo between CPUs, NCCL between GPUs
+        return cls(rank, size, local_rank, os.getppid())
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, n_streams: int) -> slice:
+        """This process's part of n streams."""
+        if n_streams % self.size:
+            raise InputError(f"{n_streams} streams cannot be divided among {self.size} processes: change --batch-size")
+        part = n_streams // self.size
+        return slice(self.rank * part, (self.rank + 1) * part)
+
+    def model(self, model: nn.Module) -> nn.Module:
+        """The model to train with: its gradients are the mean of all processes'."""
+        return model if self.size == 1 else nn.parallel.DistributedDataParallel(model)
+
+    def sum(self, x: float) -> float:
+        if self.size == 1:
+            return x
+        total = torch.tensor(x, dtype=torch.double)
+        distributed.all_reduce(total)
+        return total.item()
+
+    def any(self, flag: bool) -> bool:
+        return self.sum(float(flag)) > 0
+
+    def ends(self, stop: bool) -> bool:
+        """Whether one of them was told to stop, or has lost its launcher: then all end together."""
+        return self.any(stop or (self.launcher is not None and os.getppid() != self.launcher))
+
+    def gather(self, x: Any) -> list:
+        """Everyone's x, in order, for the first; [] for the others."""
+        if self.size == 1:
+            return [x]
+        parts = [None] * self.size if self.first else None
+        distributed.gather_object(x, parts)
+        return parts or []
+
+    def quiet(self) -> contextlib.AbstractContextManager:
+        """Within, only the first one prints."""
+        if self.first:
+            return contextlib.nullcontext()
+        stack = contextlib.ExitStack()
+        nowhere = stack.enter_context(open(os.devnull, "w"))
+        stack.enter_context(contextlib.redirect_stdout(nowhere))
+        stack.enter_context(contextlib.redirect_stderr(nowhere))
+        return stack
+
+
+_ENVIRONMENT = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}

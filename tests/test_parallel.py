@@ -1,0 +1,166 @@
+"""Several processes do what one does. They meet over gloo, as on any machine without GPUs."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from shalab import InputError
+from shalab.checkpoint import load_checkpoint
+from shalab.parallel import Team
+
+# Four streams of 450 bytes, windows near 13: a memory of 23 is full after 2 updates, an epoch ends after about 35.
+CURVE = """
+import json, sys, torch
+from dataclasses import replace
+from shalab import SHARNN, ModelConfig
+from shalab.corpus import load_corpus
+from shalab.device import Precision
+from shalab.parallel import Team
+from shalab.train import TrainConfig, Trainer
+torch.set_num_threads(1)
+dropout, dtype, steps = float(sys.argv[2]), getattr(torch, sys.argv[3]), int(sys.argv[4])
+torch.manual_seed(1)
+model = SHARNN(ModelConfig(256, 11, 33, 3, 1, (1,), 23, dropout, dropout, dropout)).to(dtype)
+config = TrainConfig(batch_size=4, bptt=13, lr=1e-2, warmup_steps=3, sample_bytes=0, accumulate=2)
+precision = Precision.pick("cpu", "float32", Team.join())
+trainer = Trainer(model, load_corpus(sys.argv[1]), config, precision, 1000, seed=2)
+losses = [trainer.update().loss_nats for _ in range(steps)]
+scores = [trainer.evaluate().valid_bpc]
+trainer.corpus.bounds["valid"] = 0, 101  # begins where nothing is before it; four pieces of 26, the last one shorter
+scores.append(trainer.evaluate().valid_bpc)
+if precision.team.first:
+    print(json.dumps({"losses": losses, "scores": scores, "n_bytes": trainer.n_bytes}))
+"""
+
+
+def start(size, *command, **options):
+    """`command` of python in `size` processes that know of each other."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+    return [
+        subprocess.Popen(
+            [sys.executable, *command],
+            env=os.environ | {name: str(value) for name, value in (common | {"RANK": rank, "LOCAL_RANK": rank}).items()},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+        )
+        for rank in range(size)
+    ]  # fmt: skip
+
+
+def curve(path, size, dropout, dtype, steps):
+    processes = start(size, "-c", CURVE, path, str(dropout), dtype, str(steps))
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert all(process.returncode == 0 for process in processes), outputs
+    assert not any(output for output, _ in outputs[1:])
+    return json.loads(outputs[0][0])
+
+
+@pytest.fixture
+def path(tmp_path, text):
+    (tmp_path / "own.txt").write_bytes(text.tobytes())
+    return str(tmp_path / "own.txt")
+
+
+def test_one_two_and_four_processes_learn_the_same(path):
+    """float64, no dropout: through a full memory, accumulated windows and the beginning of a new epoch."""
+    one, two, four = (curve(path, size, 0.0, "float64", 53) for size in (1, 2, 4))
+    assert one["losses"][-1] < one["losses"][0] - 1
+    for other in (two, four):
+        assert other["losses"] == pytest.approx(one["losses"], abs=1e-6)
+        assert other["scores"] == pytest.approx(one["scores"], abs=1e-6)
+        assert other["n_bytes"] == one["n_bytes"]
+
+
+def test_with_dropout_they_learn_alike(path):
+    one, two = (curve(path, size, 0.1, "float32", 20) for size in (1, 2))
+    assert two["losses"] != one["losses"]  # every process draws masks of its own
+    assert two["losses"] == pytest.approx(one["losses"], abs=0.25)
+
+
+def test_streams_are_divided_evenly():
+    assert [Team(rank, 3).share(6) for rank in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    with pytest.raises(InputError, match="7 streams cannot be divided among 3 processes"):
+        Team(0, 3).share(7)
+
+
+def shalab(path, out, *options):
+    return "-m", "shalab", "train", "--preset", "tiny", "--data", path, "--out", str(out), "--device", "cpu", *options
+
+
+def torchrun(path, out, *options, size=2, restarts=0):
+    run = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size), "--max-restarts", str(restarts)
+    return subprocess.Popen(
+        [sys.executable, *run, *shalab(path, out, *options)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def lines(out, kind="step"):
+    try:
+        found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines(keepends=True)[:-1]]
+    except FileNotFoundError:
+        return []
+    return [line for line in found if line["event"] == kind]
+
+
+def wait_for(condition, seconds=240):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def workers(launcher):
+    """Process ids of a launcher's children."""
+    return [int(pid) for pid in open(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read().split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize("killed", ["worker", "launcher", "both"])
+def test_kill_minus_9_loses_only_what_came_after_the_last_checkpoint(path, tmp_path, killed):
+    out = tmp_path / "run"
+    launcher = torchrun(path, out, "--steps", "700")
+    wait_for(lambda: len(lines(out)) > 230)  # past the checkpoint of step 200
+    children = workers(launcher)
+    if killed != "launcher":
+        os.kill(children[1], signal.SIGKILL)
+    if killed != "worker":
+        launcher.kill()
+    launcher.communicate(timeout=240)
+    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") and _alive(pid) for pid in children))
+    reached = load_checkpoint(out)["step"]
+    assert reached >= 200 and (killed != "launcher" or reached > 230)  # told to end, they write where they are
+    if reached < 700:
+        assert not (out / "result.json").exists()
+    resumed = torchrun(path, out, "--resume", size=4)
+    _, errors = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, errors
+    assert [line["step"] for line in lines(out)] == list(range(1, 701))
+    assert load_checkpoint(out)["step"] == 700 and (out / "result.json").exists()
+
+
+def _alive(pid):
+    try:
+        return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_torchrun_restarts_from_the_last_checkpoint(path, tmp_path):
+    out = tmp_path / "run"
+    launcher = torchrun(path, out, "--steps", "700", restarts=1)
+    wait_for(lambda: len(lines(out)) > 230)
+    os.kill(workers(launcher)[0], signal.SIGKILL)  # the one that writes
+    output, errors = launcher.communicate(timeout=240)
+    assert launcher.returncode == 0, errors
+    assert [line["step"] for line in lines(out)] == list(range(1, 701))
+    assert output.count("bits per byte") == 1 and (out / "result.json").exists()
