@@ -11,6 +11,9 @@ from shalab.dropout import Dropout, times
 
 # T window, B streams, D width, M bytes in memory, K = M + T, N heads
 
+CHUNK = 1 << 24  # 64 MiB of float32
+KEPT = 1 << 27  # 512 MiB
+
 
 class OverparameterisedVector(nn.Module):
     """A learned vector (D,) that is trained through a matrix and stored without it.
@@ -48,10 +51,11 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
 
 
 class _Read(torch.autograd.Function):
-    """softmax(q c^T + mask), dropout, times c with dropout, one stream at a time.
+    """softmax(q c^T + mask), dropout, times c with dropout, one stream and at most CHUNK weights at a time.
 
     The memory is a constant, so the backward pass needs gradients for the window's rows only: four products
-    as long as the memory instead of six. One stream's (T, K) weights fit in the cache, all streams' do not.
+    as long as the memory instead of six. One stream's (T, K) weights fit in the cache, all streams' do not. With more
+    than KEPT weights in all, they are computed again in the backward pass, and memory grows with K instead of T K.
     """
 
     @staticmethod
@@ -59,20 +63,21 @@ class _Read(torch.autograd.Function):
         """q (T, B, D), window (T, B, D), context (K, B, D) -> (T, B, D)"""
         bptt, n_streams, d_model = q.shape
         n_memory = len(context) - bptt
-        future = ~attention_mask(bptt, bptt, q.device)  # (T, T)
+        chunks = _chunks(bptt, len(context))
+        keep = q[:, :, 0].numel() * len(context) <= KEPT
         read = torch.empty_like(q)
         ctx.masks, kept = [], []
         for b in range(n_streams):
-            c = context[:, b]  # (K, D)
-            scores = q[:, b] @ c.T  # (T, K)
-            scores[:, n_memory:].masked_fill_(future, -math.inf)
-            weights = scores.softmax(-1).to(q.dtype)
-            weights_mask = drop.mask(weights.shape, dropout)
+            masks = [drop.mask((chunk.stop - chunk.start, len(context)), dropout) for chunk in chunks]
             window_mask = drop.mask((bptt, d_model), dropout)
             values_mask = drop.mask((n_memory, d_model), dropout) + window_mask
-            read[:, b] = times(weights, weights_mask) @ times(c, values_mask)
-            ctx.masks.append((weights_mask, values_mask, window_mask))
-            kept.append(weights)
+            values = times(context[:, b], values_mask)  # (K, D)
+            for chunk, mask in zip(chunks, masks, strict=True):
+                weights = _causal_weights(q[chunk, b], context[:, b], chunk, bptt)  # (t, K)
+                read[chunk, b] = times(weights, mask) @ values
+                if keep:
+                    kept.append(weights)
+            ctx.masks.append((masks, values_mask, window_mask))
         ctx.save_for_backward(q, context, *kept)
         return read
 
@@ -80,15 +85,38 @@ class _Read(torch.autograd.Function):
     def backward(ctx, d_read):
         q, context, *kept = ctx.saved_tensors
         bptt = len(q)
+        chunks = _chunks(bptt, len(context))
         d_q, d_window = torch.empty_like(q), torch.empty_like(q)
-        for b, (weights, (weights_mask, values_mask, window_mask)) in enumerate(zip(kept, ctx.masks, strict=True)):
-            d_out = d_read[:, b]  # (T, D)
-            d_weights = times(d_out @ times(context[:, b], values_mask).T, weights_mask)  # (T, K)
-            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)  # (T, K)
-            d_q[:, b] = d_scores @ context[:, b]
-            d_values = times(weights, weights_mask)[:, -bptt:].T @ d_out  # (T, D), of the window's rows
-            d_window[:, b] = torch.addmm(times(d_values, window_mask), d_scores[:, -bptt:].T, q[:, b])
+        for b, (masks, values_mask, window_mask) in enumerate(ctx.masks):
+            values = times(context[:, b], values_mask)  # (K, D)
+            dropped, d_scored = [], []  # the window's columns, (t, T) each
+            for n, (chunk, mask) in enumerate(zip(chunks, masks, strict=True)):
+                if kept:
+                    weights = kept[b * len(chunks) + n]  # (t, K)
+                else:
+                    weights = _causal_weights(q[chunk, b], context[:, b], chunk, bptt)
+                d_weights = times(d_read[chunk, b] @ values.T, mask)  # (t, K)
+                d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)  # (t, K)
+                d_q[chunk, b] = d_scores @ context[:, b]
+                dropped.append(times(weights, mask)[:, -bptt:])
+                d_scored.append(d_scores[:, -bptt:])
+            d_values = torch.cat(dropped).T @ d_read[:, b]  # (T, D), of the window's rows
+            d_window[:, b] = torch.addmm(times(d_values, window_mask), torch.cat(d_scored).T, q[:, b])
         return d_q, d_window, None, None, None
+
+
+def _chunks(bptt: int, n_keys: int) -> list[slice]:
+    """The window's rows, in as few parts as have CHUNK weights at most."""
+    rows = max(1, CHUNK // n_keys)
+    return [slice(begin, min(begin + rows, bptt)) for begin in range(0, bptt, rows)]
+
+
+def _causal_weights(q: Tensor, context: Tensor, rows: slice, bptt: int) -> Tensor:
+    """q (t, D), the window's `rows`, context (K, D) -> (t, K)"""
+    scores = q @ context.T
+    future = ~attention_mask(bptt, bptt, q.device)[rows]  # (t, T)
+    scores[:, -bptt:].masked_fill_(future, -math.inf)
+    return scores.softmax(-1).to(q.dtype)
 
 
 def split_heads(x: Tensor, n_heads: int) -> Tensor:
@@ -125,10 +153,10 @@ class AttentionHead(nn.Module):
         multiplies v the result: the gates touch T rows instead of K.
         """
         q = self._query(h, drop)  # (T, B, D)
-        q, window, context = (split_heads(x.to(h.dtype), self.n_heads) for x in (q, window, context))  # (., B N, D / N)
+        q, window, context = (split_heads(x, self.n_heads) for x in (q, window, context))  # (., B N, D / N)
         weights = None
         if need_weights or draws_fast(q):
-            context = torch.cat([context[: -len(window)], window]).transpose(0, 1)  # (B N, K, D / N)
+            context = torch.cat([context[: -len(window)], window.to(context.dtype)]).transpose(0, 1)  # (B N, K, D / N)
         if need_weights:
             weights = attention_weights(q.transpose(0, 1), context)  # (B N, T, K)
             read = (drop(weights, self.dropout) @ drop(context, self.dropout)).transpose(0, 1)  # (T, B N, D / N)
@@ -140,7 +168,7 @@ class AttentionHead(nn.Module):
                 q.transpose(0, 1), context, drop(context, self.dropout), mask, dropout_p=p, scale=1.0
             ).transpose(0, 1)
         else:
-            read = _Read.apply(q, window, context, drop, self.dropout)
+            read = _Read.apply(*(x.to(h.dtype) for x in (q, window, context)), drop, self.dropout)
         return self.value_gate() * read.reshape(h.shape), weights
 
     def read_one(self, h: Tensor, contexts: list[Tensor]) -> Tensor:

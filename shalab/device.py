@@ -5,7 +5,7 @@ No other module names a device or moves a tensor.
 
 import ctypes
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +58,7 @@ class Precision:
 
     def autocast(self) -> AbstractContextManager:
         """Matrix products inside run in `dtype`; does nothing for float32."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
 
     def scaler(self) -> torch.amp.GradScaler:
         """Loss scaling, which float16 needs for its small exponent; passes everything through for other formats."""
@@ -124,6 +124,12 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(m_mmap_max, 0)
         library.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The format in which products of x are computed here."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if kind != "meta" and torch.is_autocast_enabled(kind) else x.dtype
 
 
 def draws_fast(x: Tensor) -> bool:

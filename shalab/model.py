@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from shalab.attention import AttentionHead
 from shalab.boom import Boom
-from shalab.device import recurrent
+from shalab.device import product_dtype, recurrent
 from shalab.dropout import Dropout
 from shalab.errors import InputError
 
@@ -150,7 +150,8 @@ class Block(nn.Module):
             else:
                 if memory is None:
                     memory = m[:0].detach()
-                context = torch.cat([last(memory, max_context - len(h)).to(m.dtype), m.detach()])  # (K, B, D)
+                dtype = product_dtype(m)  # what attention would round it to: half the memory, the same products
+                context = torch.cat([last(memory, max_context - len(h)).to(dtype), m.detach().to(dtype)])  # (K, B, D)
                 memory = last(context, max_context)  # (M, B, D)
                 read, weights = self.attention(h, m, context, drop, need_weights)  # (T, B, D)
             h = h + drop(read, self.dropout)

@@ -30,7 +30,7 @@ class Preset:
     budget: Budget
 
 
-_PAPER = TrainConfig()
+_PAPER = TrainConfig(log_every=10)
 _LAPTOP = TrainConfig(
     bptt=64, lr=1e-2, schedule="cosine", warmup_steps=100, restart_from_best=False, evaluations=10,
 )  # fmt: skip

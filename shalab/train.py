@@ -39,6 +39,8 @@ class TrainConfig:
     checkpoint_every  steps between checkpoints
     checkpoint_blocks compute each block again in the backward pass instead of storing what it needs: a third more
                       arithmetic, a fraction of the memory
+    log_every         updates between StepEvents, whose loss is the mean since the one before; only then, and at
+                      checkpoints and evaluations, does an update wait for a GPU
     sample_bytes      length of the sample that follows each evaluation; 0 for none
     """
 
@@ -56,13 +58,14 @@ class TrainConfig:
     evaluations: int = 37
     checkpoint_every: int = 200
     checkpoint_blocks: bool = False
+    log_every: int = 1
     sample_bytes: int = 300
 
     def __post_init__(self):
         faults = [
             f"{name} must be an integer of at least {least}, got {getattr(self, name)!r}"
             for least, names in (
-                (1, ("batch_size", "bptt", "accumulate", "evaluations", "checkpoint_every")),
+                (1, ("batch_size", "bptt", "accumulate", "evaluations", "checkpoint_every", "log_every")),
                 (0, ("warmup_steps", "sample_bytes")),
             )
             for name in names
@@ -79,7 +82,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class StepEvent:
-    """An update.
+    """An update, or the last of `log_every`.
 
     loss_nats  mean per byte, before the update
     grad_norm  before clipping
@@ -180,6 +183,7 @@ class Trainer:
         self.step = self.scored_step = self.n_bytes = self.cursor = 0
         self.elapsed_s = 0.0
         self.state: State | None = None
+        self._unread: list[tuple[Tensor, Tensor]] = []  # loss and gradient norm of updates that nobody waited for
         self.best_bpc, self.best = math.inf, self._weights()
         self._seed()
 
@@ -196,27 +200,29 @@ class Trainer:
             else:
                 if self.config.restart_from_best and self.step == self._cooldown_start() and self.best_bpc < math.inf:
                     self.model.load_state_dict(self.best)
-                yield self.update()
+                if event := self.update():
+                    yield event
                 if self.step % math.ceil(self.total_steps / N_TRUST_EVENTS) == 0:
                     yield self.trust()
                 if self._evaluation_due() or self.step % self.config.checkpoint_every:
                     continue
             self.save(self.state_dict())
             yield CheckpointEvent(self.step)
+        self._read()
         self.save(self.state_dict())
         yield CheckpointEvent(self.step)
         finished = self.step == self.total_steps and not self._evaluation_due()
         yield EndEvent(self.step, "finished" if finished else "stopped")
 
-    def update(self) -> StepEvent:
-        """One update: predict, charge, differentiate, clip, step."""
+    def update(self) -> StepEvent | None:
+        """One update: predict, charge, differentiate, clip, step; its event if one is due."""
         began = time.perf_counter()
         self.model.train()
         lr = self.config.lr * SCHEDULES[self.config.schedule](self.step, self.total_steps, self.config.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()
-        loss_nats = 0.0
+        loss_nats = 0.0  # becomes a tensor, which nobody waits for
         for _ in range(self.config.accumulate):
             x, y = self.next_window()
             with self.precision.autocast():
@@ -224,20 +230,22 @@ class Trainer:
                 logits = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))  # (T B, V)
                 loss = F.cross_entropy(logits, y.flatten()) / self.config.accumulate
             self.scaler.scale(loss).backward()
-            loss_nats += loss.item()
+            loss_nats += loss.detach()
             self.n_bytes += y.numel() * self.team.size
         self.scaler.unscale_(self.optimizer)
-        loss_nats = self.team.sum(loss_nats) / self.team.size
         parameters = list(self.model.parameters())
         norm = nn.utils.get_total_norm([p.grad for p in parameters])
-        grad_norm = norm.item()
-        self._check_finite(loss_nats, grad_norm)
+        self._unread.append((loss_nats, norm))
+        due = self._due(self.step + 1)
+        if due:
+            loss_nats, grad_norm = self._read()
         nn.utils.clip_grads_with_norm_(parameters, self.config.clip, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
         self.elapsed_s += time.perf_counter() - began
-        return StepEvent(self.step, self.total_steps, self.n_bytes, loss_nats, lr, grad_norm, self.elapsed_s)
+        if due:
+            return StepEvent(self.step, self.total_steps, self.n_bytes, loss_nats, lr, grad_norm, self.elapsed_s)
 
     def trust(self) -> TrustEvent:
         names = ("weight_norm", "update_norm", "trust_ratio")
@@ -327,6 +335,23 @@ class Trainer:
         else:
             self._seed()
 
+    def _due(self, step: int) -> bool:
+        """Whether the update that leads to `step` is waited for."""
+        n = min(self.config.evaluations, self.total_steps)
+        every = (self.config.log_every, self.config.checkpoint_every, math.ceil(self.total_steps / N_TRUST_EVENTS))
+        return any(step % k == 0 for k in every) or step * n // self.total_steps > (step - 1) * n // self.total_steps
+
+    def _read(self) -> tuple[float, float]:
+        """Mean loss of the updates not read yet and the last one's gradient norm; waits for the device."""
+        if not self._unread:
+            return math.nan, math.nan
+        losses, norms = zip(*self._unread, strict=True)
+        loss_nats = self.team.sum(torch.stack(losses).mean().item()) / self.team.size
+        grad_norm = norms[-1].item()
+        self._unread.clear()
+        self._check_finite(loss_nats, grad_norm)
+        return loss_nats, grad_norm
+
     def _check_finite(self, loss_nats: float, grad_norm: float) -> None:
         if math.isfinite(loss_nats) and (math.isfinite(grad_norm) or self.scaler.is_enabled()):
             return  # the scaler skips the update by itself and lowers its scale
@@ -335,8 +360,9 @@ class Trainer:
             if parameter.grad is not None and not parameter.grad.isfinite().all():
                 name += f", the gradient of {parameter_name}"
                 break
+        since = " by this step, but perhaps by those before" if self.config.log_every > 1 else ""
         raise NonFiniteError(
-            f"step {self.step + 1}: {name} is not finite; nothing was updated. "
+            f"step {self.step + 1}: {name} is not finite; nothing was updated{since}. "
             f"Try a lower --lr (now {self.config.lr:g}), a longer warm-up, or --dtype float32"
         )
 
