@@ -1,5 +1,6 @@
 # make lab    opens the course          make run    trains the laptop preset in the terminal
 # make test   runs all tests            make bench  measures speed and learning beside what it is compared with
+# make test-gpu  runs what only a GPU can prove
 # make clean  removes what was built, keeps your runs
 #
 # Options: PRESET=paper DATA=enwik8 MINUTES=10 OUT=folder SEED=1, PYTHON=python3.12,
@@ -11,7 +12,7 @@ DATA ?= enwik6
 BIN := .venv/bin
 RUN_ARGS := $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED))
 
-.PHONY: lab run test bench clean
+.PHONY: lab run test test-gpu bench clean
 
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
@@ -21,6 +22,9 @@ run: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+test-gpu: .venv/ready
+	$(BIN)/python -m pytest -rs -s -m gpu tests/test_gpu.py
 
 bench: .venv/ready
 	$(BIN)/python -m shalab.laboratory.bench

@@ -7,6 +7,8 @@ enwik8 is the first 100,000,000 bytes of the English Wikipedia dump of 3 March 2
 import hashlib
 import lzma
 import os
+import shutil
+import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -112,7 +114,7 @@ def cache_dir() -> Path:
 
 
 def load_corpus(name_or_path: str) -> Corpus:
-    """Opens a published corpus by name, or any file by path. Never downloads.
+    """Opens a published corpus by name, any file by path, or all files of a folder as one. Never downloads.
 
     Raises InputError if the file is missing, empty, too small to split, or not what its name promises.
     """
@@ -126,7 +128,8 @@ def load_corpus(name_or_path: str) -> Corpus:
             raise InputError(f"{name_or_path} is not on this machine: fetch it with `shalab data {name_or_path}`")
         corpus = Corpus(name_or_path, _map(path)[: SOURCES[name_or_path].n_bytes])
     else:
-        corpus = Corpus(Path(name_or_path).name, _map(Path(name_or_path)))
+        path = Path(name_or_path)
+        corpus = Corpus(path.name, _map(_pack(path) if path.is_dir() else path))
     if name_or_path in SOURCES:
         _verify(corpus, SOURCES[name_or_path])
     if len(corpus) < 40:
@@ -164,6 +167,21 @@ def fetch(name: str, progress: Callable[[int, int], None] = lambda done, total: 
             _unpack(archive, path, source)
     load_corpus(name)  # verifies
     return path
+
+
+def _pack(folder: Path) -> Path:
+    """All files below `folder`, in the order of their paths, as one file in the cache; new as soon as one changes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    packed = cache_dir() / "folders" / hashlib.sha256(repr(facts).encode()).hexdigest()
+    if not packed.exists():
+        packed.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=packed.parent, delete=False) as out:
+            for path in files:
+                with path.open("rb") as file:
+                    shutil.copyfileobj(file, out, BLOCK)
+        os.replace(out.name, packed)
+    return packed
 
 
 def _map(path: Path) -> np.ndarray:

@@ -188,3 +188,15 @@ def test_generate_survives_broken_bytes_in_prompt_and_output(own):
     )
     assert child.returncode == 0
     child.stdout.decode("utf-8")
+
+
+def test_out_of_memory_says_what_would_save_how_much(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("shalab.train.Trainer.update", full)
+    assert main(["train", "--preset", "paper", "--steps", "5", "--batch-size", "1", "--out", str(tmp_path / "a")]) == 2
+    message = capsys.readouterr().err
+    assert (
+        "out of memory" in message and "--max-context 2500 saves about" in message and "--checkpoint-blocks" in message
+    )

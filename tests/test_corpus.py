@@ -179,3 +179,13 @@ def test_the_whole_road_of_a_downloaded_corpus(mirror, capsys):
     assert main(["train", "--resume", "--out", "run", "--data", "enwik8"]) == 0
     assert main(["eval", "run", "--split", "valid", "--window", "64"]) == 0
     assert "enwik8 valid: " in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_folder_is_its_files_in_order(tmp_path):
+    folder = tmp_path / "texts"
+    (folder / "b").mkdir(parents=True)
+    for name, content in (("c.txt", b"c" * 17), ("b/z.txt", b"z" * 13), ("a.txt", b"a" * 31)):
+        (folder / name).write_bytes(content)
+    assert bytes(load_corpus(str(folder)).data) == b"a" * 31 + b"z" * 13 + b"c" * 17
+    (folder / "c.txt").write_bytes(b"d" * 19)
+    assert bytes(load_corpus(str(folder)).data) == b"a" * 31 + b"z" * 13 + b"d" * 19

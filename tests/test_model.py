@@ -299,3 +299,44 @@ def test_checkpointed_blocks_have_the_same_gradients(dropout_input):
         logits.square().sum().backward()
         found.append([logits, *state.memory[:2], *(p.grad for p in model.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("chunk, kept", [(60, 10**9), (60, 0), (10**9, 0)])
+def test_attention_in_parts_is_the_same(monkeypatch, chunk, kept):
+    """Rows of the window in parts of one to three, and weights computed again: same outputs and gradients."""
+
+    def found():
+        torch.manual_seed(3)
+        model = SHARNN(ModelConfig(256, 10, 30, 2, 2, (0, 1), 41, dropout_hidden=0.0)).double().train()
+        state = None
+        for shift in range(4):
+            logits, state = model(torch.arange(65).view(13, 5) + shift, state)
+        logits.square().sum().backward()
+        return [logits, *(p.grad for p in model.parameters())]
+
+    whole = found()
+    monkeypatch.setattr("shalab.attention.CHUNK", chunk)
+    monkeypatch.setattr("shalab.attention.KEPT", kept)
+    for a, b in zip(whole, found(), strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
+
+
+def test_dropout_of_weights_that_are_computed_again_is_the_same(small, monkeypatch):
+    x = torch.randint(256, (17, 5))
+    found = []
+    for kept in (10**9, 0):
+        monkeypatch.setattr("shalab.attention.KEPT", kept)
+        torch.manual_seed(3)
+        small.train().zero_grad()
+        small(x, small(x)[1])[0].square().sum().backward()
+        found.append([p.grad.clone() for p in small.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_memory_is_kept_in_the_format_of_products(small):
+    with torch.autocast("cpu", torch.bfloat16):
+        _, state = small(torch.randint(256, (7, 5)))
+        _, state = small(torch.randint(256, (7, 5)), state)
+    assert state.memory[1].dtype == torch.bfloat16 and state.memory[1].shape == (14, 5, 11)
+    logits, state = small(torch.randint(256, (7, 5)), state)  # goes on in another format
+    assert logits.dtype == state.memory[1].dtype == torch.float32

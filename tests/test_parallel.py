@@ -48,7 +48,7 @@ def start(size, *command, **options):
     return [
         subprocess.Popen(
             [sys.executable, *command],
-            env=os.environ | {name: str(value) for name, value in (common | {"RANK": rank, "LOCAL_RANK": rank}).items()},
+            env=os.environ | {name: str(n) for name, n in (common | {"RANK": rank, "LOCAL_RANK": rank}).items()},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
         )
         for rank in range(size)

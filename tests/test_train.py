@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from shalab import SHARNN, InputError, ModelConfig
 from shalab.batches import Streams, draw_bptt
 from shalab.checkpoint import load_checkpoint, load_model, save_checkpoint
 from shalab.corpus import Corpus
+from shalab.device import Precision
 from shalab.evaluate import evaluate
 from shalab.presets import PRESETS, Budget, Preset
 from shalab.run import Run, export
@@ -392,10 +395,48 @@ def test_presets():
 
 
 def test_float16_scaling_goes_through_the_same_loop(text):
-    from shalab.device import Precision
-
     trainer = make_trainer(text, Precision.pick("cpu", "float16"), total_steps=5)
     assert trainer.scaler.is_enabled()
     events = list(trainer.events())
     assert events[-1].reason == "finished"
     assert trainer.model.embedding.weight.dtype == torch.float32
+
+
+def test_an_update_waits_for_the_device_only_when_its_event_is_due(text):
+    """On tensors without data, whatever reads a value fails: two updates do not, the third, which reports, does."""
+    trainer = make_trainer(text, Precision(torch.device("meta"), torch.float32), recipe=replace(RECIPE, log_every=3))
+    assert trainer.update() is None and trainer.update() is None
+    assert trainer.step == 2 and trainer.model.decoder.bias.grad.is_meta
+    with pytest.raises(RuntimeError, match="meta tensors"):
+        trainer.update()
+
+
+def test_fewer_events_say_the_same(text, precision):
+    """Every fifth update reports the mean loss; evaluations and checkpoints are never without a report."""
+    every = [e for e in make_trainer(text, precision).events() if isinstance(e, StepEvent)]
+    trainer = make_trainer(text, precision, recipe=replace(RECIPE, log_every=5, checkpoint_every=100))
+    trainer.total_steps = 31
+    fifth = [e for e in trainer.events() if isinstance(e, StepEvent)]
+    assert fifth[-1].step == 31 and len(fifth) <= 31
+    last = 0
+    for event in fifth:
+        mean = sum(e.loss_nats for e in every[last : event.step]) / (event.step - last)
+        assert event.loss_nats == pytest.approx(mean, rel=1e-6) and event.grad_norm == every[event.step - 1].grad_norm
+        last = event.step
+
+
+def test_a_weight_that_broke_unseen_is_never_saved(text, precision):
+    saved = []
+    trainer = make_trainer(text, precision, 5000, replace(RECIPE, log_every=50, checkpoint_every=50), save=saved.append)
+    stop, original = threading.Event(), trainer.next_window
+
+    def break_and_stop():
+        if trainer.step == 2:
+            trainer.model.decoder.bias.data.fill_(math.nan)
+            stop.set()
+        return original()
+
+    trainer.next_window = break_and_stop
+    with pytest.raises(NonFiniteError, match="perhaps by those before"):
+        list(trainer.events(stop))
+    assert trainer.step == 3 and not saved

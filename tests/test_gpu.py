@@ -1,0 +1,99 @@
+"""What only a GPU can prove: `make test-gpu`. The same tests run on every card; none of them needs a download."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from shalab import SHARNN, ModelConfig
+from shalab.checkpoint import load_checkpoint
+from shalab.corpus import load_corpus
+from shalab.device import Precision
+from shalab.plan import update_cost
+from shalab.presets import PRESETS, Budget
+from shalab.run import Run
+from shalab.train import StepEvent, TrainConfig, Trainer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU HERE: nothing of the GPU path was tested"),
+]
+CONFIG = ModelConfig(256, 64, 192, 3, 1, (1,), 150, 0.0, 0.0, 0.0)
+
+
+def losses(precision, steps=40, config=CONFIG, seed=0):
+    torch.manual_seed(seed)
+    recipe = TrainConfig(batch_size=8, bptt=50, lr=1e-2, warmup_steps=5, sample_bytes=0)
+    trainer = Trainer(SHARNN(config), load_corpus("enwik6"), recipe, precision, 10**4, seed)
+    return [trainer.update().loss_nats for _ in range(steps)]
+
+
+def test_logits_memory_and_gradients_are_those_of_the_cpu():
+    results = {}
+    for device in ("cpu", "cuda"):
+        precision = Precision.pick(device, "float32")
+        torch.manual_seed(0)
+        model = precision.place(SHARNN(CONFIG))
+        x = precision.place(torch.arange(400).view(50, 8) % 251)
+        logits, state = model(x, model(x)[1])
+        F.cross_entropy(logits.flatten(0, 1), x.flatten()).backward()
+        results[device] = [logits.detach().cpu(), state.memory[1].cpu(), *(p.grad.cpu() for p in model.parameters())]
+    for a, b in zip(results["cpu"], results["cuda"], strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_a_short_run_follows_the_cpu():
+    cpu, gpu = (losses(Precision.pick(device, "float32")) for device in ("cpu", "cuda"))
+    assert gpu[:5] == pytest.approx(cpu[:5], abs=1e-3) and gpu == pytest.approx(cpu, abs=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "bfloat16", "float16"])
+def test_other_formats_learn_alike(dtype):
+    if dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        pytest.skip("this card has no bfloat16")
+    assert losses(Precision.pick("cuda", dtype))[-1] == pytest.approx(losses(Precision.pick("cpu"))[-1], abs=0.2)
+
+
+def test_resume_goes_on_as_if_nothing_had_happened(tmp_path):
+    """cuDNN and the attention kernels may add in another order: the band is theirs. Dropout is on."""
+    precision, preset = Precision.pick("cuda", "float32"), dataclasses.replace(PRESETS["tiny"], budget=Budget(steps=30))
+    straight = Run.create(tmp_path / "a", "tiny", preset, "enwik6", precision=precision)
+    expected = [event.loss_nats for event in straight.events() if isinstance(event, StepEvent)]
+    halted = Run.create(tmp_path / "b", "tiny", preset, "enwik6", precision=precision)
+    for event in halted.events():
+        if event.step == 13:
+            halted.stop.set()
+    resumed = Run.resume(tmp_path / "b", precision)
+    found = [event.loss_nats for event in resumed.events() if isinstance(event, StepEvent)]
+    assert found == pytest.approx(expected[13:], abs=1e-3)
+    assert load_checkpoint(tmp_path / "b")["step"] == 30
+
+
+def test_no_update_waits_for_the_device():
+    preset = PRESETS["paper"]
+    recipe = dataclasses.replace(preset.train, batch_size=4, bptt=64, vary_bptt=False, log_every=1000)
+    model = SHARNN(dataclasses.replace(preset.model, d_model=128, d_boom=256))
+    trainer = Trainer(model, load_corpus("enwik6"), recipe, Precision.pick("cuda", "float32"), 10**6)
+    trainer.update()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.update()
+        trainer.update()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("checkpoint_blocks", [False, True])
+def test_memory_is_what_plan_says(checkpoint_blocks):
+    """The paper's update with a full memory, without what the process itself takes outside PyTorch."""
+    preset = PRESETS["paper"]
+    recipe = dataclasses.replace(preset.train, vary_bptt=False, checkpoint_blocks=checkpoint_blocks)
+    trainer = Trainer(SHARNN(preset.model), load_corpus("enwik6"), recipe, Precision.pick("cuda"), 10**6)
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(7):
+        trainer.update()
+    predicted = update_cost(preset.model, recipe).peak_bytes
+    found = torch.cuda.max_memory_allocated()
+    print(f"peak {found / 1e9:.2f} GB, plan {predicted / 1e9:.2f} GB")
+    assert 0.7 * predicted < found < 1.1 * predicted
