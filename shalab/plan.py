@@ -11,9 +11,9 @@ those 6 K products are left. Masked products count: they are computed.
 *Memory.* P times: the weight, its gradient, LAMB's two moments, the best weights so far, and what an update of LAMB
 holds meanwhile. N times: what the backward pass needs of each byte, L (block D + boom H) + A head D + vocab V, with
 bytes per element as in `Path`: counted for a CPU, with PyTorch's hooks on saved tensors. A B D K times: the context of
-every head, and the memory before it. A B T K times: its attention weights, where they are kept. The gradients of one
-block are as large again as what it stores. With checkpointed blocks only the L blocks' inputs are stored, and one block
-in full, with one head at most.
+every head, and the memory before it. A B T K times: its attention weights, where they are kept: on a CPU, up to KEPT;
+above, what is at hand of one stream's. The gradients of one block are as large again as what it stores. With
+checkpointed blocks only the L blocks' inputs are stored, and one block in full, with one head at most.
 
 *Traffic.* Everything stored is written, read, and its gradient written and read: 4 times; a recurrent matrix of 4 D^2
 is read anew for each of T time steps, forward and backward, because step t + 1 needs h_t; P parameters pass 12 times
@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from shalab.attention import CHUNK, KEPT
 from shalab.model import SHARNN, ModelConfig
 from shalab.presets import Preset
 from shalab.train import TrainConfig, steps_in_epochs
@@ -115,7 +116,8 @@ def update_cost(model: ModelConfig, train: TrainConfig, path: Path = GPU) -> Cos
     n, heads = bptt * streams, len(model.attention_layers)
     parameters = n_parameters(model)
     block = path.block * d_model + path.boom * model.d_boom
-    head = n * path.head * d_model + streams * n_context * (path.context * d_model + path.weights * bptt)
+    weights = n * n_context if n * n_context <= KEPT else 4 * min(CHUNK, bptt * n_context)
+    head = n * path.head * d_model + streams * n_context * path.context * d_model + path.weights * weights
     if train.checkpoint_blocks:
         stored = n * (4 * model.n_layers * d_model + block) + min(heads, 1) * head
         stored += max(0, heads - 1) * streams * n_context * path.element * d_model

@@ -1,23 +1,30 @@
 """How cost grows: `python -m shalab.laboratory.scaling`.
 
 The formulas of `shalab.plan` fitted on small models and checked on larger ones, cost against context, several processes
-beside one, and a file of a gigabyte. Writes scaling.json and context.png into --out. Everything is measured in
+beside one, and a file of a gigabyte. Writes a .json for each and context.png into --out. Everything is measured in
 processes of its own, one after the other.
 """
 
+import argparse
 import json
+import os
+import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from shalab.corpus import load_corpus
 from shalab.device import Precision
 from shalab.laboratory.bench import full_state
 from shalab.laboratory.search import open_corpus
 from shalab.model import SHARNN, ModelConfig
+from shalab.parallel import Team
 from shalab.plan import CPU, Cost, update_cost
 from shalab.presets import PRESETS
 from shalab.train import TrainConfig, Trainer
@@ -127,3 +134,132 @@ def nonnegative(x: np.ndarray, y: np.ndarray) -> np.ndarray:
             break
         used.pop(int(found.argmin()))
     return c
+
+
+def cost_of_context(contexts: tuple[int, ...] = (1024, 4096, 16384, 65536)) -> list[dict]:
+    """Seconds and peak of an update of a small model (width 128, 16 x 256) against the bytes that it sees.
+
+    From 32,768 on the attention weights of all streams would be more than `attention.KEPT`.
+    """
+    rows = []
+    for n_context in contexts:
+        size = _size(128, 2, n_context, 256)
+        rows.append({"context": n_context, **measure(size, 1), "plan_gb": size.cost.peak_bytes / 1e9})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def picture_of_context(rows: list[dict]):
+    """Two log-log panels: seconds and GB against context."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, key, label in zip(
+        figure.subplots(1, 2), ("seconds", "peak_gb"), ("s per update", "GB at most"), strict=True
+    ):
+        axes.loglog([row["context"] for row in rows], [row[key] for row in rows], "o-", label="measured")
+        if key == "peak_gb":
+            axes.loglog([row["context"] for row in rows], [row["plan_gb"] for row in rows], "--", label="shalab.plan")
+        axes.set_xticks([row["context"] for row in rows], [f"{row['context']:,}" for row in rows])
+        axes.minorticks_off()
+        axes.set_xlabel("bytes that attention sees")
+        axes.set_ylabel(label)
+        axes.legend()
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def cost_of_processes(rounds: int = 3) -> list[dict]:
+    """The laptop preset's bytes per second with two processes of one thread and with one process of two, in turns."""
+    ways = {"1 process, 2 threads": (1, 2), "2 processes, 1 thread each": (2, 1)}
+    speeds = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, (size, threads) in ways.items():
+            speeds[name].append(_together(size, threads))
+    first = next(iter(ways))
+    return [
+        {
+            "way": name, "bytes_per_s": statistics.median(found),
+            "ratio": statistics.median(a / b for a, b in zip(found, speeds[first], strict=True)),
+        }
+        for name, found in speeds.items()
+    ]  # fmt: skip
+
+
+def _together(size: int, threads: int) -> float:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = "from shalab.laboratory.scaling import _speed; _speed()"
+    common = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": threads}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
+            env=os.environ | {name: str(value) for name, value in (common | {"RANK": rank}).items()},
+        )
+        for rank in range(size)
+    ]  # fmt: skip
+    outputs = [process.communicate()[0] for process in processes]
+    return float(outputs[0])
+
+
+def _speed(updates: int = 40) -> None:
+    precision, preset = Precision.pick("cpu", "float32", Team.join()), PRESETS["laptop"]
+    trainer = Trainer(SHARNN(preset.model), open_corpus(), preset.train, precision, 10**6)
+    for _ in range(preset.model.max_context // preset.train.bptt + 2):
+        trainer.update()
+    n_bytes, elapsed_s = trainer.n_bytes, trainer.elapsed_s
+    for _ in range(updates):
+        trainer.update()
+    print((trainer.n_bytes - n_bytes) / (trainer.elapsed_s - elapsed_s))
+
+
+def cost_of_a_big_file(n_bytes: int = 10**9) -> list[dict]:
+    """MB of memory of its own that a process takes to verify and to train on enwik6, and on `n_bytes` zeros.
+
+    Pages of the file that the system keeps are not counted: it takes them back when it needs them. Linux only.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        sparse = Path(folder) / "sparse"
+        with sparse.open("wb") as file:
+            file.truncate(n_bytes)
+        for data in ("enwik6", str(sparse)):
+            code = f"from shalab.laboratory.scaling import _resident; _resident({data!r})"
+            report = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+            rows.append({"file": Path(data).name, **json.loads(report.stdout)})
+    return rows
+
+
+def _resident(data: str, updates: int = 20) -> None:
+    corpus, preset = load_corpus(data), PRESETS["laptop"]
+    len(corpus.sha256)
+    trainer = Trainer(SHARNN(preset.model), corpus, preset.train, Precision.pick("cpu", "float32"), 10**6)
+    for _ in range(updates):
+        trainer.update()
+    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    print(json.dumps({"bytes": len(corpus), "own_mb": int(fields["RssAnon"].split()[0]) * 1024 / 1e6}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/scaling"), help="folder to write into")
+    parts = {
+        "formulas": fit_and_check,
+        "context": cost_of_context,
+        "processes": cost_of_processes,
+        "file": cost_of_a_big_file,
+    }
+    parser.add_argument("parts", nargs="*", default=list(parts), help=f"of {', '.join(parts)} (default: all)")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.parts:
+        found = parts[name]()
+        (options.out / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
+        if name == "context":
+            picture_of_context(found).savefig(options.out / "context.png", dpi=120)
+        print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
