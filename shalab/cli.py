@@ -275,7 +275,7 @@ def show_progress(run: Run) -> EndEvent:
                 case StepEvent():
                     bpc = event.loss_nats / NATS_PER_BIT
                     smooth = bpc if smooth is None else 0.95 * smooth + 0.05 * bpc
-                    bar.update()
+                    bar.update(event.step - bar.n)
                     bar.set_postfix_str(
                         f"train {smooth:.3f} valid {valid} bpc, {event.n_bytes / event.elapsed_s / 1e3:.1f} kB/s",
                         refresh=False,
@@ -284,7 +284,7 @@ def show_progress(run: Run) -> EndEvent:
                     valid = f"{event.valid_bpc:.3f}"
                     bar.write(
                         f"step {event.step:,}: {event.n_bytes / 1e6:.2f} MB read in {event.elapsed_s:.0f} s, "
-                        f"train {smooth:.3f}, valid {valid} bpc{' (best)' if event.best else ''}"
+                        f"train {smooth or math.nan:.3f}, valid {valid} bpc{' (best)' if event.best else ''}"
                     )
                 case EndEvent():
                     ended = event

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from shalab.errors import InputError
-from shalab.parallel import Team
+from shalab.parallel import ALONE, Team
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = {
@@ -29,10 +29,10 @@ class Precision:
 
     device: torch.device
     dtype: torch.dtype
-    team: Team = Team()
+    team: Team = ALONE
 
     @classmethod
-    def pick(cls, device: str = "auto", dtype: str = "auto", team: Team = Team()) -> "Precision":  # noqa: B008
+    def pick(cls, device: str = "auto", dtype: str = "auto", team: Team = ALONE) -> "Precision":
         """device: one of DEVICES; dtype: "auto" or one of DTYPES.
 
         auto takes CUDA, then Apple's MPS, then the CPU, and bfloat16 on a card that has it, float16 with

@@ -29,7 +29,7 @@ class Team:
         """Meets the others where torchrun's environment says; alone without it."""
         rank, size, local_rank = (int(os.environ.get(name, n)) for name, n in _ENVIRONMENT.items())
         if size == 1:
-            return cls()
+            return ALONE
         if not distributed.is_initialized():
             distributed.init_process_group()  # gloo between CPUs, NCCL between GPUs
         return cls(rank, size, local_rank, os.getppid())
@@ -82,4 +82,5 @@ class Team:
         return stack
 
 
+ALONE = Team()
 _ENVIRONMENT = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}

@@ -29,7 +29,7 @@ from shalab.errors import InputError
 from shalab.evaluate import evaluate
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN, ModelConfig
-from shalab.parallel import Team
+from shalab.parallel import ALONE
 from shalab.presets import Budget, Preset
 from shalab.train import Event, StepEvent, TrainConfig, Trainer, steps_in_epochs, steps_in_minutes
 
@@ -155,7 +155,7 @@ class Run:
 
         Of several processes, only the first one has to be asked.
         """
-        alone = replace(self.precision, team=Team())
+        alone = replace(self.precision, team=ALONE)
         model = SHARNN(self.config.model)
         model.load_state_dict(self.trainer.best)
         model = self.precision.place(model).eval()

@@ -371,6 +371,7 @@ class Trainer:
         return self.precision.place(x[:, self.share].contiguous())
 
     def _seed(self) -> None:
+        """Every process draws dropout of its own, the first one as if it were alone."""
         torch.manual_seed(self.seed + self.step + 1_000_003 * self.team.rank)
 
     def _weights(self) -> dict:
