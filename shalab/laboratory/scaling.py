@@ -2,7 +2,7 @@
 
 The formulas of `shalab.plan` fitted on small models and checked on larger ones, cost against context, several processes
 beside one, and a file of a gigabyte. Writes a .json for each and context.png into --out. Everything is measured in
-processes of its own, one after the other.
+processes of its own, one after the other; memory on Linux only.
 """
 
 import argparse
@@ -76,8 +76,6 @@ def measure(size: Size, updates: int = 5) -> dict:
 
 
 def _measure(size: Size, updates: int) -> None:
-    import resource  # not on Windows
-
     trainer = Trainer(SHARNN(size.model), open_corpus(), size.train, Precision.pick("cpu"), 10**6)
     trainer.state = full_state(trainer.model, size.batch_size, size.model.max_context)
     trainer.update()
@@ -86,9 +84,13 @@ def _measure(size: Size, updates: int) -> None:
         began = time.perf_counter()
         trainer.update()
         seconds.append(time.perf_counter() - began)
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-    print(json.dumps({"seconds": statistics.median(seconds), "peak_gb": peak}))
+    print(json.dumps({"seconds": statistics.median(seconds), "peak_gb": _own_bytes("VmHWM") / 1e9}))
+
+
+def _own_bytes(field: str) -> int:
+    """A line of Linux's /proc/self/status. (getrusage's peak would also count the process that started this one.)"""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields[field].split()[0]) * 1024
 
 
 def fit_and_check(fitted: tuple[Size, ...] = FITTED, held_out: tuple[Size, ...] = HELD_OUT, rounds: int = 3) -> dict:
@@ -237,8 +239,7 @@ def _resident(data: str, updates: int = 20) -> None:
     trainer = Trainer(SHARNN(preset.model), corpus, preset.train, Precision.pick("cpu", "float32"), 10**6)
     for _ in range(updates):
         trainer.update()
-    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    print(json.dumps({"bytes": len(corpus), "own_mb": int(fields["RssAnon"].split()[0]) * 1024 / 1e6}))
+    print(json.dumps({"bytes": len(corpus), "own_mb": _own_bytes("RssAnon") / 1e6}))
 
 
 def main() -> None:
