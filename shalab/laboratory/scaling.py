@@ -99,12 +99,14 @@ def fit_and_check(fitted: tuple[Size, ...] = FITTED, held_out: tuple[Size, ...] 
     Returns the coefficients and, for every size, what was measured and predicted; error is relative. The machine's
     speed varies: the sizes take turns, and each counts by its median.
     """
-    runs = [[measure(size) for size in (*fitted, *held_out)] for _ in range(rounds)]
+    sizes = [*fitted, *held_out]
+    order = sorted(range(len(sizes)), key=lambda n: sizes[n].cost.multiply_adds)  # fitted and held-out ones mixed
+    runs = [{n: measure(sizes[n]) for n in order} for _ in range(rounds)]
     measured = [
-        {key: statistics.median(run[key] for run in turns) for key in ("peak_gb", "seconds")}
-        for turns in zip(*runs, strict=True)
+        {key: statistics.median(run[n][key] for run in runs) for key in ("peak_gb", "seconds")}
+        for n in range(len(sizes))
     ]
-    costs = [size.cost for size in (*fitted, *held_out)]
+    costs = [size.cost for size in sizes]
     terms = {
         "peak_gb": [[1.0, cost.parameter_bytes / 1e9, cost.stored_bytes / 1e9] for cost in costs],
         "seconds": [[cost.multiply_adds / 1e9, cost.traffic_bytes / 1e9] for cost in costs],
@@ -114,7 +116,7 @@ def fit_and_check(fitted: tuple[Size, ...] = FITTED, held_out: tuple[Size, ...] 
             "width": size.model.d_model, "blocks": size.model.n_layers, "context": size.model.max_context,
             "batch": f"{size.batch_size} x {size.bptt}", "held_out": size in held_out,
         }
-        for size in (*fitted, *held_out)
+        for size in sizes
     ]  # fmt: skip
     coefficients = {}
     for key, x in terms.items():
