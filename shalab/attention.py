@@ -98,8 +98,8 @@ class _Read(torch.autograd.Function):
                 d_weights = times(d_read[chunk, b] @ values.T, mask)  # (t, K)
                 d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)  # (t, K)
                 d_q[chunk, b] = d_scores @ context[:, b]
-                dropped.append(times(weights, mask)[:, -bptt:])
-                d_scored.append(d_scores[:, -bptt:])
+                dropped.append(times(weights, mask)[:, -bptt:].clone())  # a view would keep all K columns
+                d_scored.append(d_scores[:, -bptt:].clone())
             d_values = torch.cat(dropped).T @ d_read[:, b]  # (T, D), of the window's rows
             d_window[:, b] = torch.addmm(times(d_values, window_mask), torch.cat(d_scored).T, q[:, b])
         return d_q, d_window, None, None, None

@@ -116,7 +116,7 @@ def update_cost(model: ModelConfig, train: TrainConfig, path: Path = GPU) -> Cos
     n, heads = bptt * streams, len(model.attention_layers)
     parameters = n_parameters(model)
     block = path.block * d_model + path.boom * model.d_boom
-    weights = n * n_context if n * n_context <= KEPT else 4 * min(CHUNK, bptt * n_context)
+    weights = n * n_context if n * n_context <= KEPT else 6 * min(CHUNK, bptt * n_context)
     head = n * path.head * d_model + streams * n_context * path.context * d_model + path.weights * weights
     if train.checkpoint_blocks:
         stored = n * (4 * model.n_layers * d_model + block) + min(heads, 1) * head

@@ -60,7 +60,7 @@ def test_flops_are_those_that_pytorch_counts():
         logits.sum().backward()
     gate = 2 * 3 * 2 * 64**2
     lstm = 3 * 3 * 8 * 64**2
-    expected = 2 * (sum(multiply_adds(config, 17, 0)) - lstm) * x.numel() + gate
+    expected = 2 * (sum(multiply_adds(config, 17, 17)) - lstm) * x.numel() + gate
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
 
 

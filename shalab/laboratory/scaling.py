@@ -165,6 +165,7 @@ def picture_of_context(rows: list[dict]):
         if key == "peak_gb":
             axes.loglog([row["context"] for row in rows], [row["plan_gb"] for row in rows], "--", label="shalab.plan")
         axes.set_xticks([row["context"] for row in rows], [f"{row['context']:,}" for row in rows])
+        axes.set_yticks([row[key] for row in rows], [f"{row[key]:.2g}" for row in rows])
         axes.minorticks_off()
         axes.set_xlabel("bytes that attention sees")
         axes.set_ylabel(label)
