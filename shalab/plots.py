@@ -61,9 +61,9 @@ def benchmark(results: dict) -> Figure:
     speed.legend()
     scores = results.get("learning", [])
     for model, color in zip(dict.fromkeys(row["model"] for row in scores), (BLUE, ORANGE, GREEN), strict=False):
-        points = [(row["minutes"], row["valid_bpc"]) for row in scores if row["model"] == model]
+        points = [(row["minutes"] * row["threads"], row["valid_bpc"]) for row in scores if row["model"] == model]
         learning.plot(*zip(*points, strict=True), color=color, marker="o", label=model)
-    learning.set(xlabel="minutes of training", ylabel="valid bits per byte", xlim=(0, None))
+    learning.set(xlabel="minutes of training, times threads", ylabel="valid bits per byte", xlim=(0, None))
     learning.grid(alpha=0.3)
     learning.legend()
     return figure
