@@ -152,22 +152,23 @@ explorer
 def test_in_jupyterlab(lab, dark, width, height):
     """Broken on purpose and seen to fail: `choose(row() - 1)` made `+ 1`; an error thrown in `load`."""
     with lab.notebook(CELL, dark=dark, width=width, height=height) as page:
-        rows = page.get_by_role("slider", name="query byte")
+        widget = page.locator(".shalab")
+        rows = widget.get_by_role("slider", name="query byte")
         rows.focus()
         for key in ("ArrowUp", "ArrowUp", "PageUp", "ArrowDown", "End", "ArrowUp"):
             rows.press(key)
         assert rows.get_attribute("aria-valuenow") == "18"
         assert re.search(r"byte 18 ⟨FF⟩: 0\.\d+ on .*, \d+ back", rows.get_attribute("aria-valuetext"))
         rows.press("Enter")
-        assert page.get_by_role("button", name="Unpin row").is_visible()
-        page.get_by_label("head").select_option("1")
-        page.get_by_label("colour").select_option("linear")
-        page.get_by_role("img", name="attention of block 0, head 1: 20 queries").wait_for()
-        assert page.get_by_role("img", name=re.compile("weight by distance: from 0 ")).count() == 1
-        page.get_by_label("zoom").press("ArrowRight")
-        lab.picture(page.locator(".shalab"), f"explorer-{width}")
+        assert widget.get_by_role("button", name="Unpin row").is_visible()
+        widget.get_by_label(re.compile("^head")).select_option("1")
+        widget.get_by_label(re.compile("^colour")).select_option("linear")
+        widget.get_by_role("img", name="attention of block 0, head 1: 20 queries").wait_for()
+        assert widget.get_by_role("img", name=re.compile("weight by distance: from 0 ")).count() == 1
+        widget.get_by_label(re.compile("^zoom")).press("ArrowRight")
+        lab.picture(widget, f"explorer-{width}")
         assert violations(page, ".shalab") == []
-        edge = page.locator(".shalab").bounding_box()
+        edge = widget.bounding_box()
         assert edge["x"] + edge["width"] <= width
         told = lab.execute(page, "print(explorer.query, explorer.pinned, explorer.head, explorer.colour)")
         assert told == "18 18 1 linear"
@@ -175,5 +176,5 @@ def test_in_jupyterlab(lab, dark, width, height):
         page.wait_for_function("document.querySelector('[role=slider]').getAttribute('aria-valuenow') === '3'")
         for kind in ("PNG", "SVG"):
             with page.expect_download() as download:
-                page.get_by_role("button", name=kind).click()
+                widget.get_by_role("button", name=kind).click()
             assert download.value.suggested_filename == f"attention-block-0-head-1.{kind.lower()}"
