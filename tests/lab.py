@@ -131,7 +131,7 @@ class Lab:
             " document.querySelector('.jp-Toolbar-kernelName')?.textContent.includes('Python')",
             arg=n_cells,
         )
-        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        wait_until_idle(page)
         try:
             if dark:
                 theme(page, "JupyterLab Dark")
@@ -149,7 +149,7 @@ class Lab:
             ".every(prompt => /\\[\\d+\\]/.test(prompt.textContent))",
             timeout=1000 * timeout_s,
         )
-        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        wait_until_idle(page)
         faults = page.locator('[data-mime-type="application/vnd.jupyter.error"], [data-mime-type$=".stderr"]')
         assert faults.count() == 0, faults.all_inner_texts()
 
@@ -164,13 +164,18 @@ class Lab:
         cell = page.locator(".jp-CodeCell").last
         cell.locator(".jp-InputPrompt", has_text=re.compile(r"\[\d+\]")).wait_for()
         output = cell.locator(".jp-OutputArea-output")
-        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        wait_until_idle(page)
         return "\n".join(output.all_inner_texts()).strip()
 
     def picture(self, target, name: str):
         """Keeps a screenshot of a page or of an element."""
         self.pictures.mkdir(parents=True, exist_ok=True)
         target.screenshot(path=self.pictures / f"{name}.png")
+
+
+def wait_until_idle(page):
+    """The sign of it is hidden where the toolbar is too narrow."""
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state="attached")
 
 
 def menu(page, title: str, item: str, submenu: str | None = None):
