@@ -100,7 +100,7 @@ class TrustInspector(Widget):
         for row, (ratio, bits) in enumerate(zip(ratios[-1], self.acting[-1], strict=True)):
             color, marker = styles[next((bit for bit in (ZERO, FLOOR, CLAMP) if bits & bit), 0)]
             axes.plot([ratio], [row], color=color, marker=marker)
-        axes.legend(
+        figure.legend(
             [Line2D([], [], color=color, marker=marker, linestyle="") for color, marker in styles.values()],
             ["ratio of the norms", *NAMES.values()], loc="outside upper right", ncols=4, fontsize=8,
         )  # fmt: skip
