@@ -1,13 +1,16 @@
 import json
 import math
 import os
+import re
 import signal
 import threading
 import time
 
+import nbformat
 import pytest
 import torch
-from lab import violations
+from lab import menu, violations
+from playwright.sync_api import expect
 
 from shalab import InputError
 from shalab.presets import Budget, Preset
@@ -329,3 +332,101 @@ def test_a_run_that_was_killed_is_unfinished(tmp_path):
 def test_bad_references():
     with pytest.raises(InputError, match="above 0, got 'xz': nan"):
         Dashboard(references={"xz": math.nan})
+
+
+# In JupyterLab
+
+TRAIN = """
+import torch; torch.set_num_threads(1)
+from pathlib import Path
+from shalab import ModelConfig
+from shalab.presets import Budget, Preset
+from shalab.run import Run
+from shalab.train import TrainConfig
+from shalab.widgets.dashboard import Dashboard
+recipe = TrainConfig(batch_size=5, bptt=17, lr=1e-2, warmup_steps=3, evaluations=500, sample_bytes=23)
+Path("own.txt").write_text("<page> the [[town]] of é\\n" * 80)
+model = ModelConfig(256, 11, 33, n_layers=2, attention_layers=(0,), max_context=23)
+preset = Preset(model, recipe, Budget(steps=100_000))
+run = Run.create(Path({folder!r}), "own", preset, "own.txt")
+dashboard = Dashboard(run, dict([("xz -9e", 1.987)]))
+dashboard.show()
+"""
+
+
+def test_buttons_act_while_a_cell_waits(lab, tmp_path):
+    """Run All blocks in wait(); pause, continue and stop are pressed meanwhile, the first by keyboard.
+
+    Seen to fail with `ask` sending nothing, and with `append` forgetting to draw.
+    """
+    cells = [TRAIN.format(folder=str(tmp_path / "run")), "run.start()\nrun.wait()"]
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+    )
+    nbformat.write(notebook, lab.server.folder / "live.ipynb")
+    with lab.open("live.ipynb") as page:
+        menu(page, "Run", '[data-command="runmenu:run-all"]')
+        board = page.get_by_role("group", name="training dashboard")
+        expect(board.get_by_role("status")).to_have_text("training")
+        expect(board.get_by_role("img", name=re.compile(r"bits per byte: train \d\.\d\d .*valid \d"))).to_be_visible()
+        board.get_by_role("button", name="pause").focus()
+        page.keyboard.press("Enter")
+        expect(board.get_by_role("status")).to_have_text("paused")
+        assert page.locator(".jp-CodeCell .jp-InputPrompt").last.inner_text() == "[*]:"
+        step = board.get_by_text(re.compile("^step ")).inner_text()
+        lab.picture(board, "dashboard-paused")
+        page.wait_for_timeout(500)
+        assert board.get_by_text(re.compile("^step ")).inner_text() == step and "left" in step
+        expect(board.get_by_role("button", name="pause")).to_be_disabled()
+        board.get_by_role("button", name="continue").click()
+        expect(board.get_by_role("status")).to_have_text("training")
+        page.wait_for_function("old => !document.querySelector('.shalab').innerText.includes(old)", arg=step)
+        board.get_by_role("button", name="stop").click()
+        expect(page.locator(".jp-CodeCell .jp-InputPrompt").last).to_have_text("[2]:")
+        expect(board.get_by_role("status")).to_have_text("stopped")  # in the view that took the place of the first
+        kernel = lab.execute(page, "print(run.trainer.step, dashboard.history.state)")
+        step, state = kernel.split()
+        assert state == "stopped" and 0 < int(step) < 100_000
+        assert f"step {int(step):,} of 100,000" in board.inner_text()
+        page.locator('jp-button[data-command="docmanager:save"]').click()
+        page.wait_for_function("document.querySelector('.jp-mod-current .jp-mod-dirty') === null")
+        page.wait_for_timeout(1000)
+        (output,) = nbformat.read(lab.server.folder / "live.ipynb", as_version=4).cells[0].outputs
+        assert output.data["text/plain"] == "dashboard of a run of 100,000 steps"
+        shown = lab.execute(page, "print(dashboard._bundle()['image/png'])")
+        assert output.data["image/png"].strip() == shown.strip()
+
+
+def test_dashboard_of_a_recorded_run(lab, tmp_path):
+    """Both axes, a view displayed again, axe-core, themes and a narrow window.
+
+    Seen to fail with the axis' onchange removed and with the canvas' name removed.
+    """
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in recorded(500)))
+    source = (
+        "from shalab.widgets.dashboard import Dashboard\n"
+        f"dashboard = Dashboard.replay({str(tmp_path)!r}, 50, dict([('xz -9e', 1.987)]))\ndashboard"
+    )
+    with lab.notebook(source, "dashboard.run.wait()", "dashboard", name="replay.ipynb") as page:
+        boards = page.get_by_role("group", name="training dashboard")
+        expect(boards).to_have_count(2)
+        for board in boards.all():
+            expect(board.get_by_role("status")).to_have_text("finished")
+            expect(board.get_by_text("step 500 of 500")).to_be_visible()
+            expect(board.get_by_role("img", name="trust ratio: median 0.500, from 0.250 to 5.00")).to_be_visible()
+        before = boards.first.locator("canvas").first.evaluate("node => node.toDataURL()")
+        boards.first.get_by_label("against").select_option("training time")
+        assert boards.first.locator("canvas").first.evaluate("node => node.toDataURL()") != before
+        assert violations(page, ".shalab") == []
+        assert lab.execute(page, "print(dashboard.history.points.count)") == "500"
+        lab.picture(boards.first, "dashboard-light")
+    with lab.open("replay.ipynb", width=800, height=600, dark=True) as page:
+        lab.run_all(page)
+        board = page.get_by_role("group", name="training dashboard").last
+        expect(board.get_by_role("status")).to_have_text("finished")
+        assert violations(page, ".shalab") == []
+        overflow = board.evaluate("node => node.scrollWidth - node.clientWidth")
+        assert overflow <= 0
+        page.set_viewport_size({"width": 800, "height": 1600})
+        lab.picture(page, "dashboard-dark-800")

@@ -45,7 +45,7 @@ export default () => {
       const state = element("strong", { role: "status" });
       const figures = element("span");
       const fault = element("div", { class: "shalab-text shalab-fault", role: "alert" });
-      const sample = element("div", { class: "shalab-text shalab-sample", tabindex: 0, role: "region", "aria-label": "latest sample" });
+      const sample = element("div", { class: "shalab-text shalab-sample", tabindex: 0, role: "group", "aria-label": "latest sample" });
       keepKeys(sample);
       const axis = select("against", [[BYTES, "bytes read"], [SECONDS, "training time"]], {
         value: against, onchange: (value) => { against = Number(value); draw(); },
@@ -102,7 +102,7 @@ export default () => {
         ].filter(Boolean).join(" · ");
         fault.textContent = store.error;
         sample.textContent = store.sample
-          ? glyphs(Array.from(store.sample, (character) => character.charCodeAt(0))).join("").replaceAll("↵", "↵\n")
+          ? glyphs(Uint8Array.from(store.sample, (character) => character.charCodeAt(0))).join("").replaceAll("↵", "↵\n")
           : "No sample yet: one follows each evaluation.";
         for (const { redraw } of [curves, ...small]) redraw();
       }

@@ -38,7 +38,7 @@ export default {
       panel("norms", [[0, "|w|", "--shalab-blue"], [1, "|u|", "--shalab-green"]], "step"),
     ];
     const body = element("tbody");
-    const scroller = element("div", { class: "shalab-scroll", tabindex: 0, role: "region", "aria-label": "all tensors" },
+    const scroller = element("div", { class: "shalab-scroll", tabindex: 0, role: "group", "aria-label": "all tensors" },
       element("table", {}, element("thead", {}, element("tr", {}, ...COLUMNS.map((name) => element("th", { scope: "col" }, name)))), body));
     keepKeys(scroller);
     root.append(
