@@ -46,7 +46,7 @@ export default {
     });
     const list = element("table", {});
     const bars = element("canvas", { role: "img" });
-    const panels = element("div", { class: "shalab-panels" },
+    const panels = element("div", { class: "shalab-beside" },
       element("div", {}, element("b", {}, "most attended"), list),
       element("div", {}, element("b", {}, "weight by distance"), bars));
     el.classList.add("shalab");
