@@ -48,8 +48,11 @@ export default {
       stage, legend, told);
 
     const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
-    const places = ([start, stop]) => (stop > start
-      ? `${count(stop - start, "byte")} (${start.toLocaleString("en")}–${(stop - 1).toLocaleString("en")})` : "nothing");
+    function places([start, stop]) {
+      if (stop === start) return "nothing";
+      const ends = [...new Set([start, stop - 1])].map((p) => p.toLocaleString("en"));
+      return `${count(stop - start, "byte")} (${ends.join("–")})`;
+    }
 
     function update() {
       controls.step.range.max = Math.max(model.get("last_step"), model.get("step"));

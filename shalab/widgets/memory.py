@@ -124,4 +124,6 @@ class MemoryView(Widget):
 
 
 def _places(span: range) -> str:
-    return f"{len(span):,} bytes: {span.start:,} to {span.stop - 1:,}" if span else "nothing"
+    if not span:
+        return "nothing"
+    return f"{len(span):,} bytes: {span.start:,} to {span.stop - 1:,}" if len(span) > 1 else f"1 byte: {span.start:,}"

@@ -131,6 +131,7 @@ def _checked(name: str, bits: np.ndarray, n_bytes: int) -> np.ndarray:
     row = np.asarray(bits, np.float64)
     if row.shape != (n_bytes,):
         raise InputError(f"the bits of {name!r} must be ({n_bytes},), one for each byte, got shape {row.shape}")
-    if not (np.isfinite(row) & (row >= -1e-6)).all():
-        raise InputError(f"the bits of {name!r} must be finite and at least 0, got {row[~(row >= 0)][:3]}")
+    fits = np.isfinite(row) & (row >= -1e-6)  # rounding may leave a certain byte just below 0
+    if not fits.all():
+        raise InputError(f"the bits of {name!r} must be finite and at least 0, got {row[~fits][:3]}")
     return row.clip(0)
