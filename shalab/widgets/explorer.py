@@ -10,7 +10,7 @@ from shalab.device import to_host
 from shalab.errors import InputError
 from shalab.model import SHARNN
 from shalab.plots import BLUE, ORANGE
-from shalab.widgets.base import Widget, source
+from shalab.widgets.base import Widget, as_bytes, source
 
 # N heads, T window, M bytes in memory, K = M + T; an age is the bytes from a query back to a key, 0 for itself,
 # so there are as many ages as keys: A = K
@@ -99,7 +99,7 @@ class AttentionExplorer(Widget):
     _reach = traitlets.Unicode().tag(sync=True)
     _view = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, weights: np.ndarray | dict[int, np.ndarray], text: bytes, n_dropped: int = 0):
+    def __init__(self, weights: np.ndarray | dict[int, np.ndarray], text: bytes | str | np.ndarray, n_dropped: int = 0):
         """weights    (T, K) of one head, or block -> (N, T, K); a row is a softmax over a byte and those before it
         text       the K bytes that were looked at, the window's T last
         n_dropped  bytes that were read before these and are in no memory any more
@@ -107,20 +107,21 @@ class AttentionExplorer(Widget):
         if not isinstance(weights, dict):
             weights = {0: np.asarray(weights)[None]}
         self._weights = {block: np.asarray(weights[block], np.float32) for block in sorted(weights)}
+        text = as_bytes(text)
         _check(self._weights, len(text))
         n_heads, self._n_queries, n_keys = next(iter(self._weights.values())).shape
         self._n_memory = n_keys - self._n_queries
         super().__init__(
             block=min(weights), query=self._n_queries - 1, _blocks=list(self._weights), _n_heads=n_heads,
-            _text=bytes(text), _reach=_reach(self._n_memory, self._n_queries, n_dropped),
+            _text=text, _reach=_reach(self._n_memory, self._n_queries, n_dropped),
         )  # fmt: skip
         self._reduce()
         self.observe(self._reduce, ["block", "head"])
 
     @classmethod
-    def from_model(cls, model: SHARNN, text: bytes | str, window: int = 1024) -> "AttentionExplorer":
+    def from_model(cls, model: SHARNN, text: bytes | str | np.ndarray, window: int = 1024) -> "AttentionExplorer":
         """The weights of the text's last `window` bytes; what comes before them is read first, window by window."""
-        text = text.encode() if isinstance(text, str) else bytes(text)
+        text = as_bytes(text)
         if not model.config.attention_layers:
             raise InputError("this model has no attention: it needs a block in its attention_layers")
         if window < 1:
@@ -153,7 +154,7 @@ class AttentionExplorer(Widget):
         right.set_yticks(range(len(top)), labels, parse_math=False, family="monospace", fontsize=9)
         right.invert_yaxis()
         right.margins(x=0.3)
-        right.set(xlabel="weight", title=f"what query byte {row:,} sees, by age")
+        right.set(xlabel="weight", title=f"query byte {row:,}")
         right.spines[["top", "right"]].set_visible(False)
         return figure
 
