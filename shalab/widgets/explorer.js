@@ -1,7 +1,7 @@
 // One head's weights: rows are query bytes, columns are ages. Everything of a head is here; no row is asked for.
 
 const HEIGHT = 320, LEFT = 58, TOP = 24, RIGHT = 12, BOTTOM = 36;  // CSS pixels of the map and what stands around it
-const CELL = 16;  // CSS pixels of an age when zoomed in as far as it goes
+const ROW = 20, COLUMN = 8;  // CSS pixels of a query byte and of an age when zoomed in as far as it goes
 const BEFORE = 280, AFTER = 40;  // bytes of text shown around the query byte
 const DARK = "#111", LIGHT = "#fff";
 
@@ -68,62 +68,61 @@ function paint(node, head, area, bright) {
   node.getContext("2d").putImageData(image, 0, 0);
 }
 
-/** Axes, scale and chosen rows around the map, as SVG: drawn over the canvas, and written into the exports. */
-function frame(head, area, width, signs, scale, rows) {
+// What follows is SVG: drawn around the canvas, and written into the exports.
+
+const label = (x, y, anchor, content, size = 11) =>
+  `<text x="${x}" y="${y}" text-anchor="${anchor}" font-size="${size}" font-family="sans-serif" fill="currentColor">${escaped(String(content))}</text>`;
+const line = (x1, y1, x2, y2, colour, thickness) =>
+  `<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}" stroke="${colour}" stroke-width="${thickness}"/>`;
+const middleOf = (row, area) => TOP + ((row + 0.5 - area.row) / area.nRows) * HEIGHT;
+const inside = (y) => y >= TOP && y <= TOP + HEIGHT;
+
+/** Axes and colour scale of what the map shows. */
+function frame(head, area, width, signs, scale) {
   const parts = [];
-  const text = (x, y, anchor, content, size = 11) => parts.push(
-    `<text x="${x}" y="${y}" text-anchor="${anchor}" font-size="${size}" font-family="sans-serif" fill="currentColor">${escaped(content)}</text>`);
-  const line = (x1, y1, x2, y2, colour, thickness) => parts.push(
-    `<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}" stroke="${colour}" stroke-width="${thickness}"/>`);
-  const x = (age) => LEFT + ((age - area.age) / area.nAges) * width, y = (row) => TOP + ((row - area.row) / area.nRows) * HEIGHT;
+  const x = (age) => LEFT + ((age - area.age) / area.nAges) * width;
   const across = ticks(area.age, area.age + area.nAges, width, 70), down = ticks(area.row, area.row + area.nRows, HEIGHT, 14);
   const half = across.step === 1 ? 0.5 : 0;
   for (const age of across.values) {
-    line(x(age + half), TOP + HEIGHT, x(age + half), TOP + HEIGHT + 4, "currentColor", 1);
-    text(x(age + half), TOP + HEIGHT + 15, "middle", counted(age));
+    parts.push(line(x(age + half), TOP + HEIGHT, x(age + half), TOP + HEIGHT + 4, "currentColor", 1));
+    parts.push(label(x(age + half), TOP + HEIGHT + 15, "middle", counted(age)));
   }
   // Where there is room for every row, its byte stands beside it.
   const sparse = down.step === 1 ? down.values : ticks(area.row, area.row + area.nRows, HEIGHT, 45).values;
   for (const row of sparse) {
-    const middle = y(row + 0.5), sign = down.step === 1 ? ` ${signs[head.nMemory + row]}` : "";
-    if (middle < TOP || middle > TOP + HEIGHT) continue;
-    line(LEFT - 4, middle, LEFT, middle, "currentColor", 1);
-    text(LEFT - 6, middle + 4, "end", counted(row) + sign);
+    const y = middleOf(row, area), sign = down.step === 1 ? ` ${signs[head.nMemory + row]}` : "";
+    if (inside(y)) parts.push(line(LEFT - 4, y, LEFT, y, "currentColor", 1), label(LEFT - 6, y + 4, "end", counted(row) + sign));
   }
-  text(LEFT + width / 2, TOP + HEIGHT + 31, "middle", "age: bytes back from the query byte", 12);
-  text(4, 15, "start", "query byte", 12);
-  const [low, high] = scale === "linear" ? [0, head.range[1]] : head.range, strip = 96, start = LEFT + width - strip - 34;
-  text(start - 6, 15, "end", `weight ${low ? `≤ ${shortly(low)}` : "0"}`);
+  parts.push(label(LEFT + width / 2, TOP + HEIGHT + 31, "middle", "age: bytes back from the query byte", 12));
+  parts.push(label(4, 15, "start", "query byte", 12));
+  const [low, high] = scale === "linear" ? [0, head.range[1]] : head.range, start = LEFT + width - 130;
+  parts.push(label(start - 6, 15, "end", `weight ${low ? `≤ ${shortly(low)}` : "0"}`));
   for (let i = 0; i < 24; i++) {
-    const colour = CIVIDIS[Math.round((255 * i) / 23)];
-    parts.push(`<rect x="${start + i * 4}" y="6" width="4.5" height="11" fill="rgb(${colour})"/>`);
+    parts.push(`<rect x="${start + i * 4}" y="6" width="4.5" height="11" fill="rgb(${CIVIDIS[Math.round((255 * i) / 23)]})"/>`);
   }
-  text(start + strip + 5, 15, "start", `≥ ${shortly(high)}`);
-  for (const { row, pinned } of rows) {
-    const middle = y(row + 0.5);
-    if (middle < TOP || middle > TOP + HEIGHT) continue;
-    const size = pinned ? 7 : 5;
-    line(LEFT, middle, LEFT + width, middle, DARK, pinned ? 4 : 3);
-    line(LEFT, middle, LEFT + width, middle, LIGHT, pinned ? 2 : 1);
-    parts.push(`<path d="M${LEFT - 1} ${middle}l${-size} ${-size}v${2 * size}z" fill="#d55e00"/>`);
-  }
+  parts.push(label(start + 101, 15, "start", `≥ ${shortly(high)}`));
   return parts.join("");
+}
+
+/** The row looked at, thin, and the pinned one, thick. */
+function marks(area, width, query, pinned) {
+  const mark = (row, size) => {
+    const y = middleOf(row, area);
+    return inside(y) ? line(LEFT, y, LEFT + width, y, DARK, size / 2) + line(LEFT, y, LEFT + width, y, LIGHT, size / 4) +
+      `<path d="M${LEFT - 1} ${y}l${-size} ${-size}v${2 * size}z" fill="#d55e00"/>` : "";
+  };
+  return (query === pinned ? "" : mark(query, 5)) + (pinned == null ? "" : mark(pinned, 8));
 }
 
 /** The share of each octave of distance as bars, `width` x 150. */
 function bars(head, row, width) {
   const shares = head.shares(row), step = width / shares.length, most = Math.max(...shares);
-  const parts = [];
-  shares.forEach((share, i) => {
-    const middle = (i + 0.5) * step, tall = (100 * share) / most;
-    const label = (y, content) => parts.push(
-      `<text x="${middle}" y="${y}" text-anchor="middle" font-size="10" font-family="sans-serif" fill="currentColor">${content}</text>`);
-    parts.push(`<rect x="${middle - step * 0.4}" y="${116 - tall}" width="${step * 0.8}" height="${tall}" fill="#0072b2"/>`);
-    label(112 - tall, percent(share));
-    label(129, head.octaves[i] < 1024 ? head.octaves[i] : `${head.octaves[i] / 1024}k`);
+  const parts = Array.from(shares, (share, i) => {
+    const middle = (i + 0.5) * step, tall = (100 * share) / most, first = head.octaves[i];
+    return `<rect x="${middle - step * 0.4}" y="${116 - tall}" width="${step * 0.8}" height="${tall}" fill="#0072b2"/>` +
+      label(middle, 112 - tall, "middle", percent(share), 10) + label(middle, 129, "middle", first < 1024 ? first : `${first / 1024}k`, 10);
   });
-  parts.push(`<text x="${width / 2}" y="146" text-anchor="middle" font-size="11" font-family="sans-serif" fill="currentColor">from this age to below the next</text>`);
-  return parts.join("");
+  return parts.join("") + label(width / 2, 146, "middle", "from this age to below the next");
 }
 
 const percent = (share) => share === 0 ? "" : share < 0.005 ? "<1%" : `${Math.round(100 * share)}%`;
@@ -146,7 +145,6 @@ export default {
     figure.style.height = `${TOP + HEIGHT + BOTTOM}px`;
     const title = element("div", { class: "shalab-title", role: "status" });
     const context = element("div", { class: "shalab-text", tabindex: 0, role: "group", "aria-label": "Text around the query byte" });
-    const spans = Array.from({ length: BEFORE + AFTER + 1 }, () => context.appendChild(element("span")));
     const table = element("tbody");
     const distances = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     distances.setAttribute("role", "img");
@@ -155,7 +153,7 @@ export default {
     const row = slider("Query byte", { min: 0, max: 1, value: 0, oninput: (value) => choose(value) });
     const blocks = select("Block", model.get("_blocks").map((b) => [b, b]), { value: model.get("block"), onchange: (v) => send("block", Number(v)) });
     const heads = select("Head", Array.from({ length: model.get("_n_heads") }, (_, i) => [i, i]), { value: model.get("head"), onchange: (v) => send("head", Number(v)) });
-    const scale = select("Colour", [["log", "logarithmic"], ["linear", "linear"]], { value: "log", onchange: () => { recolour(); } });
+    const scale = select("Colour", [["log", "logarithmic"], ["linear", "linear"]], { value: "log", onchange: () => recolour() });
     const button = (text, label, onclick) => element("button", { "aria-label": label, title: label, onclick }, text);
     const zooms = [
       button("−", "Zoom out", () => zoomTo(zoom / 2)), button("+", "Zoom in", () => zoomTo(zoom * 2)), button("Whole", "Show the whole map", () => zoomTo(1)),
@@ -171,29 +169,21 @@ export default {
       element("div", { class: "shalab-quiet" }, "Point at a row or use the arrow keys; click or Enter pins it. Drag or scroll moves the map when it is zoomed in, Ctrl and the wheel zoom."),
       title,
       element("div", { class: "shalab-panel" },
-        context,
-        element("div", { class: "shalab-column" }, element("table", {}, element("caption", {}, "Largest weights"),
-          element("thead", {}, element("tr", {}, ...["weight", "age", "the byte in its text"].map((t) => element("th", { scope: "col" }, t)))), table)),
-        element("div", { class: "shalab-column" }, element("div", { class: "shalab-heading" }, "How far back the weight lies"), distances)));
+        element("div", { class: "shalab-column" }, context, element("div", { class: "shalab-title" }, "How far back the weight lies"), distances),
+        element("div", {}, element("table", {}, element("caption", {}, "Largest weights"),
+          element("thead", {}, element("tr", {}, ...["weight", "age", "the byte in its text"].map((t) => element("th", { scope: "col" }, t)))), table))));
     el.append(root);
 
     const area = () => ({
       age: (map.scrollLeft / (width * zoom)) * head.nAges, nAges: head.nAges / zoom,
       row: (map.scrollTop / (HEIGHT * zoom)) * head.nQueries, nRows: head.nQueries / zoom,
     });
-    const rows = () => {
-      const query = model.get("query"), pinned = model.get("pinned");
-      return [...(pinned === query ? [] : [{ row: query }]), ...(pinned == null ? [] : [{ row: pinned, pinned: true }])];
-    };
+    const marked = () => marks(area(), width, model.get("query"), model.get("pinned"));
 
     function drawMap() {
       if (!width) return;
       paint(picture, head, area(), bright);
-      drawFrame();
-    }
-
-    function drawFrame() {
-      if (width) around.innerHTML = frame(head, area(), width, signs, scale.box.value, rows());
+      around.innerHTML = `<g>${frame(head, area(), width, signs, scale.box.value)}</g><g>${marked()}</g>`;
     }
 
     function recolour() {
@@ -202,19 +192,27 @@ export default {
       drawRow();
     }
 
+    /** The text around byte `at`, each byte the darker the more of row t's weight it has; equal neighbours share a tag. */
+    function runs(t, at, strongest) {
+      let html = "", open = "";
+      for (let place = Math.max(0, at - BEFORE); place < Math.min(signs.length, at + AFTER); place++) {
+        const share = place <= at ? Math.round(11 * bright[head.code(t, at - place)]) * 5 : 0;  // 0 to 55 %
+        const kind = place === at ? "query" : strongest.has(place) ? "strong" : "plain";
+        const shade = place === at ? "" : ` style="background: color-mix(in srgb, var(--shalab-blue) ${share}%, transparent)"`;
+        const tag = `<span class="shalab-${kind}"${shade}>`;
+        if (tag !== open) html += (open && "</span>") + tag;
+        open = tag;
+        html += escaped(signs[place]) + (head.text[place] === 10 ? "\n" : "");
+      }
+      return `${html}</span>`;
+    }
+
     /** The panel below the map: all about the row that is pinned, else looked at. */
     function drawRow() {
       const t = shown(), at = head.place(t, 0), top = head.top(t), pinned = model.get("pinned");
       title.textContent = `Query byte ${counted(t)} of ${counted(head.nQueries)}: “${name(at)}”${pinned == null ? "" : " (pinned)"}`;
       pin.textContent = pinned == null ? "Pin" : "Unpin";
-      const strongest = new Set(top.map(({ age }) => head.place(t, age)));
-      spans.forEach((span, i) => {
-        const place = at - BEFORE + i, sign = signs[place] ?? "";
-        const share = place <= at && place >= 0 ? bright[head.code(t, at - place)] : 0;
-        span.textContent = sign + (head.text[place] === 10 ? "\n" : "");
-        span.className = place === at ? "shalab-query" : strongest.has(place) ? "shalab-strong" : "";
-        span.style.background = share > 0.02 ? `color-mix(in srgb, var(--shalab-blue) ${Math.round(55 * share)}%, transparent)` : "";
-      });
+      context.innerHTML = runs(t, at, new Set(top.map(({ age }) => head.place(t, age))));
       table.replaceChildren(...top.map(({ age, weight }) => {
         const place = head.place(t, age), part = (a, b) => signs.slice(Math.max(0, a), b).join("");
         return element("tr", {}, element("td", {}, shortly(weight)), element("td", {}, counted(age)),
@@ -243,7 +241,7 @@ export default {
 
     function moved() {
       row.set(model.get("query"));
-      drawFrame();
+      around.lastChild.innerHTML = marked();
       drawRow();
     }
 
@@ -258,12 +256,12 @@ export default {
 
     /** Zooms so that what is under (x, y) of the map stays there; without a place, the left edge and the chosen row. */
     function zoomTo(wanted, x = 0, y = ((shown() + 0.5) / head.nQueries) * HEIGHT * zoom - map.scrollTop) {
-      const most = 2 ** Math.max(0, Math.ceil(Math.log2((head.nAges * CELL) / width)));
+      const finest = Math.min((head.nAges * COLUMN) / width, (head.nQueries * ROW) / HEIGHT);
+      const most = 2 ** Math.max(0, Math.ceil(Math.log2(finest)));
       const next = Math.min(most, Math.max(1, wanted)), factor = next / zoom;
       const [left, up] = [(map.scrollLeft + x) * factor - x, (map.scrollTop + y) * factor - y];
       zoom = next;
       map.style.width = `${width}px`;
-      map.classList.toggle("shalab-whole", zoom === 1);
       Object.assign(spacer.style, { width: `${width * zoom}px`, height: `${HEIGHT * zoom}px` });
       const ratio = window.devicePixelRatio || 1;
       Object.assign(picture, { width: Math.round(width * ratio), height: Math.round(HEIGHT * ratio) });
@@ -347,7 +345,7 @@ export default {
       return `<svg xmlns="http://www.w3.org/2000/svg" width="${total}" height="${height}" viewBox="0 0 ${total} ${height}" color="${DARK}">` +
         `<rect width="100%" height="100%" fill="#fff"/>` +
         `<image x="${LEFT}" y="${TOP}" width="${width}" height="${HEIGHT}" href="${picture.toDataURL()}"/>` +
-        frame(head, area(), width, signs, scale.box.value, rows()) +
+        frame(head, area(), width, signs, scale.box.value) + marked() +
         lines.map((text, i) => `<text x="${LEFT}" y="${y + 18 * i}" font-size="12" font-family="monospace" xml:space="preserve">${escaped(text)}</text>`).join("") +
         `<g transform="translate(${Math.max(LEFT + 380, total - distances.viewBox.baseVal.width - RIGHT)} ${y - 12})">${bars(head, t, distances.viewBox.baseVal.width)}</g></svg>`;
     }
@@ -368,6 +366,7 @@ export default {
     model.on("change:_view", load);
     model.on("change:query change:pinned", moved);
     return () => {
+      clearTimeout(saving);
       sizes.disconnect();
       model.off("change:_view", load);
       model.off("change:query change:pinned", moved);

@@ -45,7 +45,7 @@ def quantised(weights: np.ndarray) -> np.ndarray:
 
 
 def pooled(codes: np.ndarray, width: int, n_memory: int, n_rows: int, n_columns: int) -> np.ma.MaskedArray:
-    """The largest code of each patch of the map, n_rows x n_columns patches at most; masked where the text had not begun.
+    """The largest code of each patch of the map, at most n_rows x n_columns of them; none where the text had not begun.
 
     codes: (T, cells), each cell `width` ages.
     """
