@@ -1,330 +1,375 @@
-const HEIGHT = 360, LEFT = 52, BOTTOM = 34;
-const LEAST = 1e-6; // as in explorer.py: the weight that a level of 1 stands for
+// One head's weights: rows are query bytes, columns are ages. Everything of a head is here; no row is asked for.
 
-const weightOf = (level) => (level ? LEAST ** ((255 - level) / 254) : 0);
+const HEIGHT = 320, LEFT = 58, TOP = 24, RIGHT = 12, BOTTOM = 36;  // CSS pixels of the map and what stands around it
+const ROW = 20, COLUMN = 8;  // CSS pixels of a query byte and of an age when zoomed in as far as it goes
+const BEFORE = 280, AFTER = 40;  // bytes of text shown around the query byte
+const DARK = "#111", LIGHT = "#fff";
 
-/** level -> packed colour; the logarithmic scale shows what is small, the linear one only what is large. */
-function colours(scale, most) {
-  const table = new Uint32Array(256);
-  for (let level = 0; level < 256; level++) {
-    const weight = weightOf(level);
-    const share = scale === "linear" ? weight / most : level ? Math.max(0, 1 + Math.log10(weight / most) / 4) : 0;
-    const [r, g, b] = CIVIDIS[Math.round(255 * Math.min(1, share))];
-    table[level] = (255 << 24) | (b << 16) | (g << 8) | r;
-  }
-  return table;
+const escaped = (text) => text.replace(/[&<>]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[c]);
+const counted = (n) => n.toLocaleString("en");
+const shortly = (weight) => weight >= 0.0995 ? weight.toFixed(3) : weight >= 1e-4 ? weight.toPrecision(2) : weight.toExponential(0);
+
+/** About one round number per `gap` pixels between low and high: 1, 2 or 5 times a power of ten apart, at least 1. */
+function ticks(low, high, pixels, gap) {
+  const wanted = Math.max(1, ((high - low) * gap) / pixels), power = 10 ** Math.floor(Math.log10(wanted));
+  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= wanted);
+  const values = [];
+  for (let v = Math.ceil(low / step) * step; v < high; v += step) values.push(v);
+  return { step, values };
 }
 
-const ages = (n) => n.toLocaleString("en-US");
-const percent = (weight) => (weight >= 0.0005 ? weight.toFixed(3) : weight.toExponential(1));
+/** What the kernel sent of one head, with the few things that follow from it. */
+function decode(model) {
+  const sent = model.get("_view"), text = uint8(model.get("_text"));
+  const nOctaves = sent.octaves.length, shares = float32(sent.shares), nQueries = shares.length / nOctaves;
+  const map = uint8(sent.map), nMemory = text.length - nQueries;
+  const weights = float32(sent.top_weights), ages = new Uint32Array(float32(sent.top_ages).buffer);
+  return {
+    map, text, nQueries, nMemory, nAges: text.length, nCells: map.length / nQueries, bin: sent.bin,
+    levels: float32(sent.levels), range: sent.range, octaves: sent.octaves,
+    place: (row, age) => nMemory + row - age,
+    code: (row, age) => map[row * (map.length / nQueries) + Math.floor(age / sent.bin)],
+    shares: (row) => shares.subarray(row * nOctaves, (row + 1) * nOctaves),
+    top: (row) => Array.from({ length: sent.n_top }, (_, i) => row * sent.n_top + i)
+      .map((i) => ({ age: ages[i], weight: weights[i] })).filter(({ age }) => age <= nMemory + row),
+  };
+}
+
+/** 0 to 1 for each of the levels: how bright it is. */
+function brightness({ levels, range: [low, high] }, scale) {
+  const share = scale === "linear" ? (w) => w / high : (w) => Math.log(w / low) / Math.log(high / low);
+  return Array.from(levels, (weight) => Math.min(1, Math.max(0, share(weight))));
+}
+
+/** Fills the canvas with the rows and ages of `area`; a pixel is as bright as the largest weight under it. */
+function paint(node, head, area, bright) {
+  const { width, height } = node, { map, nCells, nQueries, nMemory, bin } = head;
+  const colours = Uint32Array.from(bright, (share) => {
+    const [r, g, b] = CIVIDIS[Math.round(255 * share)];
+    return ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
+  });
+  const edge = (start, size, n, most) => Math.min(most - 1, Math.floor(start + (size * n)));
+  const columns = Int32Array.from({ length: width + 1 }, (_, x) => edge(area.age / bin, area.nAges / bin / width, x, nCells));
+  const image = new ImageData(width, height), pixels = new Uint32Array(image.data.buffer);
+  for (let y = 0; y < height; y++) {
+    const first = edge(area.row, area.nRows / height, y, nQueries);
+    const end = Math.max(first + 1, edge(area.row, area.nRows / height, y + 1, nQueries));
+    for (let x = 0; x < width; x++) {
+      const begin = columns[x], stop = Math.max(begin + 1, columns[x + 1]);
+      if (begin * bin > nMemory + end - 1) break;  // the text had not begun: nothing was there to be seen
+      let largest = 0;
+      for (let row = first; row < end; row++) {
+        const line = row * nCells;
+        for (let cell = line + begin; cell < line + stop; cell++) if (map[cell] > largest) largest = map[cell];
+      }
+      pixels[y * width + x] = colours[largest];
+    }
+  }
+  node.getContext("2d").putImageData(image, 0, 0);
+}
+
+// What follows is SVG: drawn around the canvas, and written into the exports.
+
+const label = (x, y, anchor, content, size = 11) =>
+  `<text x="${x}" y="${y}" text-anchor="${anchor}" font-size="${size}" font-family="sans-serif" fill="currentColor">${escaped(String(content))}</text>`;
+const line = (x1, y1, x2, y2, colour, thickness) =>
+  `<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}" stroke="${colour}" stroke-width="${thickness}"/>`;
+const middleOf = (row, area) => TOP + ((row + 0.5 - area.row) / area.nRows) * HEIGHT;
+const inside = (y) => y >= TOP && y <= TOP + HEIGHT;
+
+/** Axes and colour scale of what the map shows. */
+function frame(head, area, width, signs, scale) {
+  const parts = [];
+  const x = (age) => LEFT + ((age - area.age) / area.nAges) * width;
+  const across = ticks(area.age, area.age + area.nAges, width, 70), down = ticks(area.row, area.row + area.nRows, HEIGHT, 14);
+  const half = across.step === 1 ? 0.5 : 0;
+  for (const age of across.values) {
+    parts.push(line(x(age + half), TOP + HEIGHT, x(age + half), TOP + HEIGHT + 4, "currentColor", 1));
+    parts.push(label(x(age + half), TOP + HEIGHT + 15, "middle", counted(age)));
+  }
+  // Where there is room for every row, its byte stands beside it.
+  const sparse = down.step === 1 ? down.values : ticks(area.row, area.row + area.nRows, HEIGHT, 45).values;
+  for (const row of sparse) {
+    const y = middleOf(row, area), sign = down.step === 1 ? ` ${signs[head.nMemory + row]}` : "";
+    if (inside(y)) parts.push(line(LEFT - 4, y, LEFT, y, "currentColor", 1), label(LEFT - 6, y + 4, "end", counted(row) + sign));
+  }
+  parts.push(label(LEFT + width / 2, TOP + HEIGHT + 31, "middle", "age: bytes back from the query byte", 12));
+  parts.push(label(4, 15, "start", "query byte", 12));
+  const [low, high] = scale === "linear" ? [0, head.range[1]] : head.range, start = LEFT + width - 130;
+  parts.push(label(start - 6, 15, "end", `weight ${low ? `≤ ${shortly(low)}` : "0"}`));
+  for (let i = 0; i < 24; i++) {
+    parts.push(`<rect x="${start + i * 4}" y="6" width="4.5" height="11" fill="rgb(${CIVIDIS[Math.round((255 * i) / 23)]})"/>`);
+  }
+  parts.push(label(start + 101, 15, "start", `≥ ${shortly(high)}`));
+  return parts.join("");
+}
+
+/** The row looked at, thin, and the pinned one, thick. */
+function marks(area, width, query, pinned) {
+  const mark = (row, size) => {
+    const y = middleOf(row, area);
+    return inside(y) ? line(LEFT, y, LEFT + width, y, DARK, size / 2) + line(LEFT, y, LEFT + width, y, LIGHT, size / 4) +
+      `<path d="M${LEFT - 1} ${y}l${-size} ${-size}v${2 * size}z" fill="#d55e00"/>` : "";
+  };
+  return (query === pinned ? "" : mark(query, 5)) + (pinned == null ? "" : mark(pinned, 8));
+}
+
+/** The share of each octave of distance as bars, `width` x 150. */
+function bars(head, row, width) {
+  const shares = head.shares(row), step = width / shares.length, most = Math.max(...shares);
+  const parts = Array.from(shares, (share, i) => {
+    const middle = (i + 0.5) * step, tall = (100 * share) / most, first = head.octaves[i];
+    return `<rect x="${middle - step * 0.4}" y="${116 - tall}" width="${step * 0.8}" height="${tall}" fill="#0072b2"/>` +
+      label(middle, 112 - tall, "middle", percent(share), 10) + label(middle, 129, "middle", first < 1024 ? first : `${first / 1024}k`, 10);
+  });
+  return parts.join("") + label(width / 2, 146, "middle", "from this age to below the next");
+}
+
+const percent = (share) => share === 0 ? "" : share < 0.005 ? "<1%" : `${Math.round(100 * share)}%`;
 
 export default {
   render({ model, el }) {
-    let view, glyphText, from = 0, zoom = 1, table, saving = null;
+    let head, bright, zoom = 1, width = 0, saving;
+    const signs = glyphs(uint8(model.get("_text")));
+    const name = (place) => signs[place] || glyph(uint8(model.get("_text"))[place]);
+    const shown = () => model.get("pinned") ?? model.get("query");
 
-    const status = element("div", { class: "shalab-status", role: "status" });
-    const boards = element("div", { style: "position: relative" });
-    const map = element("canvas", { role: "img" });
-    const marks = element("canvas", {
-      role: "slider", tabindex: 0, "aria-label": "query byte", style: "position: absolute; inset: 0; cursor: crosshair",
+    // What a reader sees
+    const picture = element("canvas", { role: "img" });
+    const spacer = element("div", {}, picture);
+    const map = element("div", { class: "shalab-map", tabindex: 0, role: "group", "aria-label": "Map of weights; arrow keys choose the query byte, Enter pins it" }, spacer);
+    const around = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    around.setAttribute("aria-hidden", "true");
+    const figure = element("div", { class: "shalab-figure" }, map, around);
+    Object.assign(map.style, { left: `${LEFT}px`, top: `${TOP}px`, height: `${HEIGHT}px` });
+    figure.style.height = `${TOP + HEIGHT + BOTTOM}px`;
+    const title = element("div", { class: "shalab-title", role: "status" });
+    const context = element("div", { class: "shalab-text", tabindex: 0, role: "group", "aria-label": "Text around the query byte" });
+    const table = element("tbody");
+    const distances = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    distances.setAttribute("role", "img");
+
+    // What a reader touches
+    const row = slider("Query byte", { min: 0, max: 1, value: 0, oninput: (value) => choose(value) });
+    const blocks = select("Block", model.get("_blocks").map((b) => [b, b]), { value: model.get("block"), onchange: (v) => send("block", Number(v)) });
+    const heads = select("Head", Array.from({ length: model.get("_n_heads") }, (_, i) => [i, i]), { value: model.get("head"), onchange: (v) => send("head", Number(v)) });
+    const scale = select("Colour", [["log", "logarithmic"], ["linear", "linear"]], { value: "log", onchange: () => recolour() });
+    const button = (text, label, onclick) => element("button", { "aria-label": label, title: label, onclick }, text);
+    const zooms = [
+      button("−", "Zoom out", () => zoomTo(zoom / 2)), button("+", "Zoom in", () => zoomTo(zoom * 2)), button("Whole", "Show the whole map", () => zoomTo(1)),
+    ];
+    const pin = element("button", { onclick: () => toggle() });
+    const exports = [button("PNG", "Save as PNG", () => savePNG()), button("SVG", "Save as SVG", () => download("attention.svg", new Blob([svg()], { type: "image/svg+xml" })))];
+    [...zooms, pin, ...exports].forEach(keepKeys);
+
+    const root = element("div", { class: "shalab shalab-explorer" },
+      element("div", { class: "shalab-row" }, blocks.label, heads.label, scale.label, element("span", { class: "shalab-buttons" }, ...zooms), element("span", { class: "shalab-buttons" }, ...exports)),
+      figure,
+      element("div", { class: "shalab-row" }, row.label, pin, element("span", {}, model.get("_reach"))),
+      element("div", { class: "shalab-quiet" }, "Point at a row or use the arrow keys; click or Enter pins it. Drag or scroll moves the map when it is zoomed in, Ctrl and the wheel zoom."),
+      title,
+      element("div", { class: "shalab-panel" },
+        element("div", { class: "shalab-column" }, context, element("div", { class: "shalab-title" }, "How far back the weight lies"), distances),
+        element("div", {}, element("table", {}, element("caption", {}, "Largest weights"),
+          element("thead", {}, element("tr", {}, ...["weight", "age", "the byte in its text"].map((t) => element("th", { scope: "col" }, t)))), table))));
+    el.append(root);
+
+    const area = () => ({
+      age: (map.scrollLeft / (width * zoom)) * head.nAges, nAges: head.nAges / zoom,
+      row: (map.scrollTop / (HEIGHT * zoom)) * head.nQueries, nRows: head.nQueries / zoom,
     });
-    boards.append(map, marks);
+    const marked = () => marks(area(), width, model.get("query"), model.get("pinned"));
 
-    const block = select("block", [], { onchange: (value) => set("block", Number(value)) });
-    const head = select("head", [], { onchange: (value) => set("head", Number(value)) });
-    const colour = select("colour", [["log", "logarithmic"], ["linear", "linear"]], {
-      value: model.get("colour"), onchange: (value) => set("colour", value),
-    });
-    const zooming = slider("zoom", { min: 0, max: 8, step: 0.25, value: 0, oninput: (v) => { zoom = 2 ** v; moveTo(from); } });
-    const moving = slider("from age", { min: 0, max: 1, value: 0, oninput: moveTo });
-    const pin = element("button", { onclick: togglePin }, "Pin row");
-    const tools = element("div", { class: "shalab-row" },
-      block.label, head.label, colour.label, zooming.label, moving.label, pin,
-      element("button", { onclick: savePNG }, "PNG"), element("button", { onclick: saveSVG }, "SVG"));
-    const context = element("div", {
-      class: "shalab-text shalab-context", tabindex: 0, role: "group", "aria-label": "text around the query byte",
-    });
-    const list = element("table", {});
-    const bars = element("canvas", { role: "img" });
-    const panels = element("div", { class: "shalab-beside" },
-      element("div", {}, element("b", {}, "most attended"), list),
-      element("div", {}, element("b", {}, "weight by distance"), bars));
-    el.classList.add("shalab");
-    el.append(tools, boards, status, context, panels);
-
-    const ink = (name) => themed(el, name);
-    const row = () => model.get("pinned") ?? model.get("query");
-    const visible = () => Math.max(1, Math.ceil(view.bins / zoom));
-
-    /** Sets a canvas to a size in CSS pixels and returns its context. */
-    function sized(node, width, height) {
-      const ratio = window.devicePixelRatio || 1;
-      const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
-      if (node.width !== w || node.height !== h) {
-        Object.assign(node, { width: w, height: h });
-        Object.assign(node.style, { width: `${width}px`, height: `${height}px` });
-      }
-      const context = node.getContext("2d");
-      context.setTransform(ratio, 0, 0, ratio, 0, 0);
-      context.clearRect(0, 0, width, height);
-      context.font = `11px ${ink("font-family") || "sans-serif"}`;
-      return context;
-    }
-
-    function load() {
-      const raw = model.get("view");
-      view = { ...raw };
-      for (const name of ["text", "cells"]) view[name] = uint8(raw[name]);
-      for (const name of ["weights", "distances"]) view[name] = float32(raw[name]);
-      view.positions = new Uint32Array(raw.positions.buffer.slice(raw.positions.byteOffset, raw.positions.byteOffset + raw.positions.byteLength));
-      glyphText = glyphs(view.text);
-      const choices = model.get("blocks");
-      fill(block.box, choices.map(([b]) => b), model.get("block"));
-      const heads = choices.find(([b]) => b === model.get("block"))[1];
-      fill(head.box, Array.from({ length: heads }, (_, i) => i), model.get("head"));
-      moving.range.max = view.keys - 1;
-      marks.setAttribute("aria-valuemin", 0);
-      marks.setAttribute("aria-valuemax", view.queries - 1);
-      recolour();
-    }
-
-    function fill(box, values, value) {
-      box.replaceChildren(...values.map((v) => element("option", { value: v, selected: v === value }, String(v))));
-      box.value = value;
-      box.disabled = values.length < 2;
+    function drawMap() {
+      if (!width) return;
+      paint(picture, head, area(), bright);
+      around.innerHTML = `<g>${frame(head, area(), width, signs, scale.box.value)}</g><g>${marked()}</g>`;
     }
 
     function recolour() {
-      table = colours(model.get("colour"), view.most);
-      colour.box.value = model.get("colour");
+      bright = brightness(head, scale.box.value);
       drawMap();
       drawRow();
     }
 
-    /** Each pixel shows the largest of the cells that it covers, so that no single sharp weight is lost. */
-    function drawMap() {
-      const width = Math.max(200, Math.floor(el.clientWidth) - 4);
-      const wide = width - LEFT - 4, high = HEIGHT - BOTTOM - 6;
-      const context = sized(map, width, HEIGHT);
-      const n = visible(), first = Math.min(from, view.bins - n);
-      const image = new ImageData(wide, high), pixels = new Uint32Array(image.data.buffer);
-      const edge = (i, size, count) => Math.floor((i * count) / size);
-      for (let y = 0; y < high; y++) {
-        const top = edge(y, high, view.queries), bottom = Math.max(top + 1, edge(y + 1, high, view.queries));
-        for (let x = 0; x < wide; x++) {
-          const left = first + edge(x, wide, n), right = Math.max(left + 1, first + edge(x + 1, wide, n));
-          let level = 0;
-          for (let t = top; t < bottom; t++) {
-            for (let a = t * view.bins + left; a < t * view.bins + right; a++) if (view.cells[a] > level) level = view.cells[a];
-          }
-          pixels[y * wide + x] = table[level];
-        }
+    /** The text around byte `at`, each byte the darker the more of row t's weight it has; equal neighbours share a tag. */
+    function runs(t, at, strongest) {
+      let html = "", open = "";
+      for (let place = Math.max(0, at - BEFORE); place < Math.min(signs.length, at + AFTER); place++) {
+        const share = place <= at ? Math.round(11 * bright[head.code(t, at - place)]) * 5 : 0;  // 0 to 55 %
+        const kind = place === at ? "query" : strongest.has(place) ? "strong" : "plain";
+        const shade = place === at ? "" : ` style="background: color-mix(in srgb, var(--shalab-blue) ${share}%, transparent)"`;
+        const tag = `<span class="shalab-${kind}"${shade}>`;
+        if (tag !== open) html += (open && "</span>") + tag;
+        open = tag;
+        html += escaped(signs[place]) + (head.text[place] === 10 ? "\n" : "");
       }
-      const sheet = element("canvas", { width: wide, height: high });
-      sheet.getContext("2d").putImageData(image, 0, 0);
-      context.imageSmoothingEnabled = false;
-      context.drawImage(sheet, LEFT, 6);
-      context.fillStyle = ink("--shalab-quiet");
-      context.textAlign = "right";
-      for (const t of spread(view.queries)) context.fillText(ages(t), LEFT - 6, 6 + ((t + 0.5) / view.queries) * high + 4);
-      for (const a of spread(n)) {
-        context.textAlign = a === 0 ? "left" : a > 0.95 * n ? "right" : "center";
-        context.fillText(ages((first + a) * view.width), LEFT + (a / n) * wide, HEIGHT - BOTTOM + 14);
-      }
-      context.textAlign = "right";
-      context.fillText("bytes back from the query (age)", width - 6, HEIGHT - 4);
-      context.save();
-      context.translate(11, 6 + high / 2);
-      context.rotate(-Math.PI / 2);
-      context.textAlign = "center";
-      context.fillText("query byte of the window", 0, 0);
-      context.restore();
-      map.setAttribute("aria-label",
-        `attention of block ${model.get("block")}, head ${model.get("head")}: ${view.queries} queries by ${view.keys} ages, `
-        + `largest weight ${percent(view.most)}`);
+      return `${html}</span>`;
     }
 
-    function spread(n) {
-      const step = [1, 2, 5].flatMap((m) => [1, 10, 100, 1000, 10000].map((p) => m * p)).sort((a, b) => a - b).find((s) => n / s <= 7);
-      return Array.from({ length: Math.floor((n - 1) / step) + 1 }, (_, i) => i * step);
-    }
-
+    /** The panel below the map: all about the row that is pinned, else looked at. */
     function drawRow() {
-      const t = row(), pinned = model.get("pinned") != null;
-      const width = Math.max(200, Math.floor(el.clientWidth) - 4);
-      const wide = width - LEFT - 4, high = HEIGHT - BOTTOM - 6;
-      const over = sized(marks, width, HEIGHT);
-      const y = 6 + ((t + 0.5) / view.queries) * high;
-      for (const [color, thick] of [["#000", 3], [pinned ? "#ffb000" : "#fff", 1.5]]) {
-        over.strokeStyle = color;
-        over.lineWidth = thick;
-        over.beginPath();
-        over.moveTo(LEFT, y);
-        over.lineTo(LEFT + wide, y);
-        over.stroke();
-      }
-      pin.textContent = pinned ? "Unpin row" : "Pin row";
-      const memory = view.keys - view.queries, own = memory + t, top = [];
-      for (let i = t * view.top; i < (t + 1) * view.top; i++) {
-        if (view.weights[i] > 0) top.push([view.weights[i], view.positions[i]]);
-      }
-      const says = `byte ${t} ${glyphText[own] || "·"}: ` + top.slice(0, 3)
-        .map(([w, p]) => `${percent(w)} on ${glyphText[p] || "·"}, ${ages(own - p)} back`).join("; ");
-      marks.setAttribute("aria-valuenow", t);
-      marks.setAttribute("aria-valuetext", says);
-      status.textContent = `${ages(view.queries)} queries, ${ages(memory)} bytes in memory`
-        + (view.dropped ? `, ${ages(view.dropped)} older bytes dropped` : "")
-        + (view.width > 1 ? `, ${view.width} ages per cell` : "")
-        + ` · row ${t}${pinned ? ", pinned" : ""}`;
-      drawContext(t, own, top);
-      drawBars(t);
+      const t = shown(), at = head.place(t, 0), top = head.top(t), pinned = model.get("pinned");
+      title.textContent = `Query byte ${counted(t)} of ${counted(head.nQueries)}: “${name(at)}”${pinned == null ? "" : " (pinned)"}`;
+      pin.textContent = pinned == null ? "Pin" : "Unpin";
+      context.innerHTML = runs(t, at, new Set(top.map(({ age }) => head.place(t, age))));
+      table.replaceChildren(...top.map(({ age, weight }) => {
+        const place = head.place(t, age), part = (a, b) => signs.slice(Math.max(0, a), b).join("");
+        return element("tr", {}, element("td", {}, shortly(weight)), element("td", {}, counted(age)),
+          element("td", { class: "shalab-text" }, part(place - 16, place), element("mark", {}, name(place)), part(place + 1, place + 13)));
+      }));
+      distances.innerHTML = bars(head, t, distances.viewBox.baseVal.width);
+      const shares = head.shares(t);
+      distances.setAttribute("aria-label", "Share of the weight by age: " +
+        head.octaves.map((age, i) => `from ${age} ${(100 * shares[i]).toFixed(1)} %`).join(", "));
+      row.range.setAttribute("aria-valuetext", `${model.get("query")}, ${name(head.place(model.get("query"), 0))}`);
     }
 
-    const shade = (p, t, own, top) => {
-      const exact = top.find(([, position]) => position === p);
-      const weight = exact ? exact[0] : weightOf(view.cells[t * view.bins + Math.floor((own - p) / view.width)]) / view.width;
-      return Math.max(0, 1 + Math.log10(Math.max(weight, 1e-9)) / 3); // nothing below a thousandth
-    };
-
-    /** Sixty bytes to the left of everything that is attended, and the query in its own place. */
-    function drawContext(t, own, top) {
-      const begin = Math.max(0, own - 300), end = Math.min(view.keys, own + 40);
-      const parts = [];
-      for (let p = begin; p < end; p++) {
-        const glass = p <= own ? shade(p, t, own, top) : 0;
-        const text = glyphText[p] + (view.text[p] === 10 ? "\n" : "");
-        if (p === own) parts.push(element("mark", { class: "shalab-query" }, text || "·"));
-        else if (glass > 0.02) {
-          const heavy = top.findIndex(([, position]) => position === p) >= 0;
-          parts.push(element("span", { class: heavy ? "shalab-heavy" : "", style: `--glass: ${glass.toFixed(2)}` }, text));
-        } else parts.push(p > own ? element("span", { class: "shalab-after" }, text) : text);
-      }
-      context.replaceChildren(...parts);
-      const rows = top.map(([weight, p]) => {
-        const snippet = element("span", { class: "shalab-text" }, glyphText.slice(Math.max(0, p - 14), p).join(""),
-          element("mark", {}, glyphText[p] || "·"), glyphText.slice(p + 1, p + 8).join(""));
-        return element("tr", {}, element("td", {}, percent(weight)), element("td", {}, ages(own - p)), element("td", {}, snippet));
-      });
-      list.replaceChildren(element("tr", {}, ...["weight", "bytes back", "in its place"].map((name) => element("th", { scope: "col" }, name))), ...rows);
+    /** A new head, or the first. */
+    function load() {
+      head = decode(model);
+      row.range.max = head.nQueries - 1;
+      picture.setAttribute("aria-label", `Attention of block ${model.get("block")}, head ${model.get("head")}: ${counted(head.nQueries)} query bytes by ` +
+        `${counted(head.nAges)} ages; half of what is seen lies below ${shortly(head.range[1])}`);
+      distances.setAttribute("viewBox", `0 0 ${36 * head.octaves.length} 150`);
+      distances.style.width = `${36 * head.octaves.length}px`;
+      blocks.box.value = model.get("block");
+      heads.box.value = model.get("head");
+      row.set(model.get("query"));
+      recolour();
     }
 
-    function drawBars(t) {
-      const n = view.edges.length, width = Math.max(180, Math.min(420, Math.floor(bars.parentElement.clientWidth))), height = 206;
-      const context = sized(bars, width, height);
-      const values = view.distances.subarray(t * n, (t + 1) * n), most = Math.max(...values), each = (width - 44) / n;
-      values.forEach((value, i) => {
-        context.fillStyle = ink("--shalab-blue");
-        context.fillRect(40 + i * each, 150 - (value / most) * 130, each - 2, (value / most) * 130);
-        context.fillStyle = ink("--shalab-quiet");
-        context.save();
-        context.translate(40 + (i + 0.5) * each + 4, 156);
-        context.rotate(-Math.PI / 3);
-        context.textAlign = "right";
-        context.fillText(ages(view.edges[i]), 0, 0);
-        context.restore();
-      });
-      context.textAlign = "right";
-      context.fillStyle = ink("--shalab-quiet");
-      context.fillText(percent(most), 36, 26);
-      context.fillText("0", 36, 152);
-      context.fillText("bytes back, at least", width - 4, height - 3);
-      bars.setAttribute("aria-label", "weight by distance: "
-        + view.edges.map((edge, i) => `from ${edge} ${percent(values[i])}`).join(", "));
+    function moved() {
+      row.set(model.get("query"));
+      around.lastChild.innerHTML = marked();
+      drawRow();
     }
 
-    function set(name, value) {
-      model.set(name, value);
-      model.save_changes();
+    function resize() {
+      const now = Math.max(50, root.clientWidth - LEFT - RIGHT);
+      if (now === width) return;
+      width = now;
+      around.setAttribute("width", LEFT + width + RIGHT);
+      around.setAttribute("height", TOP + HEIGHT + BOTTOM);
+      zoomTo(zoom);
     }
 
-    /** The view follows at once; the kernel hears of it ten times a second at most. */
-    function choose(t) {
-      const query = Math.max(0, Math.min(view.queries - 1, t));
-      if (query === model.get("query")) return;
-      model.set("query", query);
-      saving ??= setTimeout(() => { saving = null; model.save_changes(); }, 100);
-    }
-
-    function togglePin() {
-      set("pinned", model.get("pinned") == null ? model.get("query") : null);
-    }
-
-    function moveTo(age) {
-      const most = view.bins - visible();
-      from = Math.max(0, Math.min(most, Math.floor(age / view.width)));
-      moving.range.max = Math.max(1, most * view.width);
-      moving.set(from * view.width);
+    /** Zooms so that what is under (x, y) of the map stays there; without a place, the left edge and the chosen row. */
+    function zoomTo(wanted, x = 0, y = ((shown() + 0.5) / head.nQueries) * HEIGHT * zoom - map.scrollTop) {
+      const finest = Math.min((head.nAges * COLUMN) / width, (head.nQueries * ROW) / HEIGHT);
+      const most = 2 ** Math.max(0, Math.ceil(Math.log2(finest)));
+      const next = Math.min(most, Math.max(1, wanted)), factor = next / zoom;
+      const [left, up] = [(map.scrollLeft + x) * factor - x, (map.scrollTop + y) * factor - y];
+      zoom = next;
+      map.style.width = `${width}px`;
+      Object.assign(spacer.style, { width: `${width * zoom}px`, height: `${HEIGHT * zoom}px` });
+      const ratio = window.devicePixelRatio || 1;
+      Object.assign(picture, { width: Math.round(width * ratio), height: Math.round(HEIGHT * ratio) });
+      Object.assign(picture.style, { width: `${width}px`, height: `${HEIGHT}px` });
+      map.scrollTo(left, up);
+      zooms[0].disabled = zooms[2].disabled = zoom === 1;
+      zooms[1].disabled = zoom === most;
       drawMap();
     }
 
-    marks.addEventListener("pointermove", (event) => {
-      // Scrolling under a pointer that rests is no choice: it must not undo what the keyboard selects.
-      if (model.get("pinned") != null || !(event.movementX || event.movementY)) return;
-      const y = event.offsetY - 6, high = HEIGHT - BOTTOM - 6;
-      if (y >= 0 && y < high) choose(Math.floor((y / high) * view.queries));
-    });
-    marks.addEventListener("click", togglePin);
-    marks.addEventListener("wheel", (event) => {
-      if (!event.deltaX && !event.shiftKey) return; // an upright wheel scrolls the page
-      event.preventDefault();
-      moveTo((from + Math.sign(event.deltaX || event.deltaY) * Math.ceil(visible() / 20)) * view.width);
-    }, { passive: false });
-    const keys = {
-      ArrowUp: () => choose(row() - 1), ArrowDown: () => choose(row() + 1),
-      PageUp: () => choose(row() - 32), PageDown: () => choose(row() + 32),
-      Home: () => choose(0), End: () => choose(view.queries - 1), Enter: togglePin,
-      ArrowLeft: () => moveTo((from - Math.ceil(visible() / 10)) * view.width),
-      ArrowRight: () => moveTo((from + Math.ceil(visible() / 10)) * view.width),
-    };
-    marks.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in keys)) return;
-      event.preventDefault();
-      event.stopPropagation();
-      keys[event.key]();
-    });
-    keepKeys(context);
-
-    function whole() {
-      const sheet = element("canvas", { width: map.width, height: map.height });
-      const context = sheet.getContext("2d");
-      context.fillStyle = ink("--shalab-paper");
-      context.fillRect(0, 0, sheet.width, sheet.height);
-      context.drawImage(map, 0, 0);
-      context.drawImage(marks, 0, 0);
-      return sheet;
-    }
-    const name = (end) => `attention-block-${model.get("block")}-head-${model.get("head")}.${end}`;
-    function savePNG() {
-      whole().toBlob((blob) => download(name("png"), blob));
-    }
-    function saveSVG() {
-      const width = parseFloat(map.style.width), lines = [...list.rows].map((line) => [...line.cells].map((cell) => cell.textContent).join("   "));
-      const escaped = (text) => text.replace(/[&<>]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[c]);
-      const high = HEIGHT + 20 * (lines.length + 2);
-      const texts = [map.getAttribute("aria-label"), ...lines]
-        .map((text, i) => `<text x="10" y="${HEIGHT + 24 + 20 * i}" xml:space="preserve">${escaped(text)}</text>`).join("");
-      const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${high}" font-family="monospace" font-size="13" fill="${ink("--shalab-ink")}">`
-        + `<rect width="100%" height="100%" fill="${ink("--shalab-paper")}"/>`
-        + `<image href="${whole().toDataURL()}" width="${width}" height="${HEIGHT}"/>${texts}</svg>`;
-      download(name("svg"), new Blob([svg], { type: "image/svg+xml" }));
-    }
-
-    const redraw = () => { drawMap(); drawRow(); };
-    const observer = new ResizeObserver(redraw);
-    load();
-    observer.observe(el);
-    model.on("change:view", load);
-    model.on("change:colour", recolour);
-    model.on("change:query", drawRow);
-    model.on("change:pinned", drawRow);
-    const endTheme = onTheme(redraw);
-    return () => {
-      observer.disconnect();
-      endTheme();
+    function send(trait, value) {
+      model.set(trait, value);
       clearTimeout(saving);
-      for (const [event, listener] of [["view", load], ["colour", recolour], ["query", drawRow], ["pinned", drawRow]]) {
-        model.off(`change:${event}`, listener);
-      }
+      saving = setTimeout(() => model.save_changes(), 60);  // a moving pointer must not fill the kernel's queue
+    }
+
+    function choose(value) {
+      const next = Math.min(head.nQueries - 1, Math.max(0, value));
+      if (next !== model.get("query")) send("query", next);
+    }
+
+    function toggle() {
+      send("pinned", model.get("pinned") === model.get("query") ? null : model.get("query"));
+    }
+
+    const rowAt = (event) => Math.floor(((event.clientY - picture.getBoundingClientRect().top + map.scrollTop) / (HEIGHT * zoom)) * head.nQueries);
+
+    function reveal() {
+      const y = ((model.get("query") + 0.5) / head.nQueries) * HEIGHT * zoom;
+      if (y < map.scrollTop || y > map.scrollTop + HEIGHT) map.scrollTop = y - HEIGHT / 2;
+    }
+
+    // Rows grow downwards, where a slider's value grows upwards.
+    const keys = {
+      ArrowUp: () => choose(model.get("query") - 1), ArrowDown: () => choose(model.get("query") + 1),
+      PageUp: () => choose(model.get("query") - Math.ceil(head.nQueries / zoom / 10)),
+      PageDown: () => choose(model.get("query") + Math.ceil(head.nQueries / zoom / 10)),
+      Home: () => choose(0), End: () => choose(head.nQueries - 1), Enter: toggle,
+    };
+    for (const node of [map, row.range]) {
+      node.addEventListener("keydown", (event) => {
+        if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || !keys[event.key]) return;
+        event.preventDefault();
+        keys[event.key]();
+        reveal();
+      });
+    }
+    keepKeys(map);
+    keepKeys(context);
+    let held = null;  // where the map is being dragged from
+    map.addEventListener("pointerdown", (event) => {
+      held = { x: event.clientX + map.scrollLeft, y: event.clientY + map.scrollTop, moved: false };
+    });
+    map.addEventListener("pointermove", (event) => {
+      if (!event.buttons) return choose(rowAt(event));
+      if (!held) return;
+      held.moved ||= Math.hypot(event.clientX + map.scrollLeft - held.x, event.clientY + map.scrollTop - held.y) > 4;
+      if (held.moved) map.scrollTo(held.x - event.clientX, held.y - event.clientY);
+    });
+    map.addEventListener("click", (event) => {
+      if (!held?.moved) { choose(rowAt(event)); toggle(); }
+      held = null;
+    });
+    map.addEventListener("scroll", drawMap);
+    map.addEventListener("wheel", (event) => {
+      if (!event.ctrlKey) return;
+      event.preventDefault();
+      const box = picture.getBoundingClientRect();
+      zoomTo(event.deltaY < 0 ? zoom * 2 : zoom / 2, event.clientX - box.left, event.clientY - box.top);
+    }, { passive: false });
+
+    /** What is on the screen as a document of its own: the map is an image in it, all else is text and lines. */
+    function svg() {
+      const t = shown(), top = head.top(t), total = LEFT + width + RIGHT, y = TOP + HEIGHT + BOTTOM + 24;
+      const part = (a, b) => signs.slice(Math.max(0, a), Math.max(0, b)).join("");
+      const lines = [title.textContent, ...top.map(({ age, weight }) => {
+        const place = head.place(t, age);
+        return `${shortly(weight)} at age ${counted(age)}: ${part(place - 16, place)}«${name(place)}»${part(place + 1, place + 13)}`;
+      })];
+      const height = y + Math.max(18 * lines.length, 150) + 8;
+      return `<svg xmlns="http://www.w3.org/2000/svg" width="${total}" height="${height}" viewBox="0 0 ${total} ${height}" color="${DARK}">` +
+        `<rect width="100%" height="100%" fill="#fff"/>` +
+        `<image x="${LEFT}" y="${TOP}" width="${width}" height="${HEIGHT}" href="${picture.toDataURL()}"/>` +
+        frame(head, area(), width, signs, scale.box.value) + marked() +
+        lines.map((text, i) => `<text x="${LEFT}" y="${y + 18 * i}" font-size="12" font-family="monospace" xml:space="preserve">${escaped(text)}</text>`).join("") +
+        `<g transform="translate(${Math.max(LEFT + 380, total - distances.viewBox.baseVal.width - RIGHT)} ${y - 12})">${bars(head, t, distances.viewBox.baseVal.width)}</g></svg>`;
+    }
+
+    async function savePNG() {
+      const image = new Image();
+      image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg())}`;
+      await image.decode();
+      const page = element("canvas", { width: 2 * image.width, height: 2 * image.height });
+      page.getContext("2d").drawImage(image, 0, 0, page.width, page.height);
+      page.toBlob((blob) => download("attention.png", blob));
+    }
+
+    const sizes = new ResizeObserver(resize);
+    sizes.observe(root);
+    load();
+    resize();
+    model.on("change:_view", load);
+    model.on("change:query change:pinned", moved);
+    return () => {
+      clearTimeout(saving);
+      sizes.disconnect();
+      model.off("change:_view", load);
+      model.off("change:query change:pinned", moved);
     };
   },
 };
