@@ -20,14 +20,14 @@ from shalab.train import StepEvent, Trainer
 from shalab.widgets import dashboard as live
 
 
-def training_with_a_dashboard(rounds: int = 40, updates: int = 25) -> dict:
+def training_with_a_dashboard(rounds: int = 15, updates: int = 20) -> dict:
     """To be run in a kernel: blocks of updates with a dashboard listening and without take turns.
 
     The model is so small that nearly each of its updates is a message. Processor time is counted, that of the
     kernel's threads included.
     """
-    recipe = replace(PRESETS["laptop"].train, batch_size=8, bptt=64)
-    config = ModelConfig(d_model=128, d_boom=256, n_layers=2, attention_layers=(0,), max_context=256)
+    recipe = replace(PRESETS["laptop"].train, batch_size=4, bptt=32)
+    config = ModelConfig(d_model=96, d_boom=192, n_layers=2, attention_layers=(0,), max_context=256)
     trainer = Trainer(SHARNN(config), load_corpus("enwik6"), recipe, Precision.pick("cpu", "float32"), 100_000)
     dashboard, sent = live.Dashboard(), []
     send = dashboard.send
