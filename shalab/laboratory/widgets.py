@@ -1,14 +1,15 @@
 """What the widgets cost: `python -m shalab.laboratory.widgets`.
 
-Machines differ and one machine's speed varies, so read the ratios: each compares timings taken one after the other.
+One machine's speed varies, so read the ratios: each compares timings taken one after the other.
 """
 
 import json
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from unittest import mock
 
-import torch
 from jupyter_client.manager import start_new_kernel
 
 from shalab.corpus import load_corpus
@@ -16,47 +17,54 @@ from shalab.device import Precision
 from shalab.laboratory.bench import ratio
 from shalab.model import SHARNN, ModelConfig
 from shalab.presets import PRESETS
-from shalab.train import StepEvent, Trainer
+from shalab.train import Trainer
 from shalab.widgets import dashboard as live
 
 
-def training_with_a_dashboard(rounds: int = 15, updates: int = 20) -> dict:
-    """To be run in a kernel: blocks of updates with a dashboard listening and without take turns.
+def cost_of_a_dashboard(messages: int = 500, rounds: int = 25, updates: int = 20) -> dict:
+    """To be run in a kernel. All times are processor time of the whole process: the sending thread's is in it.
 
-    The model is so small that nearly each of its updates is a message. Processor time is counted, that of the
-    kernel's threads included.
+    share_at_20_per_s  of one processor, when each of 20 updates per second is a message of its own
+    slowdown           of training a model so small that many of its updates are: blocks of updates with a dashboard
+                       and without one take turns
     """
+    dashboard, sizes = live.Dashboard(), []
+    send = dashboard.send
+    dashboard.send = lambda news: (sizes.append(len(json.dumps(news))), send(news))
+    line = {"event": "step", "total_steps": 10**6, "bpc": 3.0123456, "lr": 1.23456e-3, "grad_norm": 0.71234567}
+    with mock.patch.object(live, "MESSAGE_GAP_S", 0):
+        began = time.process_time()
+        for step in range(1, messages + 1):
+            dashboard({**line, "step": step, "n_bytes": 1000 * step, "elapsed_s": 0.0512345 * step})
+            time.sleep(0.001)
+        each_s = (time.process_time() - began) / messages
+
     recipe = replace(PRESETS["laptop"].train, batch_size=4, bptt=32)
     config = ModelConfig(d_model=96, d_boom=192, n_layers=2, attention_layers=(0,), max_context=256)
     trainer = Trainer(SHARNN(config), load_corpus("enwik6"), recipe, Precision.pick("cpu", "float32"), 100_000)
-    dashboard, sent = live.Dashboard(), []
-    send = dashboard.send
-    dashboard.send = lambda news: (sent.append(len(json.dumps(news))), send(news))
-    listening, alone, in_call_s, wall_s = [], [], 0.0, 0.0
-    for turn in range(rounds + 1):
-        for taken, listener in ((listening, dashboard), (alone, lambda event: None)):
-            began, began_wall = time.process_time(), time.perf_counter()
-            for _ in range(updates):
-                event: StepEvent = trainer.update()
-                called = time.perf_counter()
-                listener(event)
-                in_call_s += (time.perf_counter() - called) if listener is dashboard else 0.0
-            if listener is dashboard:
-                wall_s += time.perf_counter() - began_wall
-            if turn:
-                taken.append(time.process_time() - began)
+    dashboard = live.Dashboard()
+
+    def block(listener: Callable) -> float:
+        began = time.process_time()
+        for _ in range(updates):
+            listener(trainer.update())
+        return time.process_time() - began
+
+    contestants = {"watched": dashboard, "alone": lambda event: None}
+    taken = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, listener in contestants.items():
+            taken[name].append(block(listener))
     return {
-        "messages_per_s": len(sent) / wall_s,
-        "largest_message_bytes": max(sent),
-        "slowdown": ratio(listening, alone),
-        "share_of_time_in_the_listener": in_call_s / wall_s,
-        "updates_per_s": updates / statistics.median(alone),
-        "threads": torch.get_num_threads(),
+        "ms_per_message": 1000 * each_s,
+        "share_at_20_per_s": 20 * each_s,
+        "largest_message_bytes": max(sizes),
+        "slowdown": ratio(taken["watched"], taken["alone"]),
     }
 
 
 def bench_dashboard() -> dict:
-    """`training_with_a_dashboard` in a kernel of its own, and the size of the whole messages that leave it."""
+    """`cost_of_a_dashboard` in a kernel of its own, and the size of the whole messages that leave it."""
     manager, client = start_new_kernel()
     try:
         sizes, told = [], []
@@ -68,7 +76,7 @@ def bench_dashboard() -> dict:
             elif message["msg_type"] == "stream":
                 told.append(message["content"]["text"])
 
-        code = f"import json; from {__spec__.name} import *; print(json.dumps(training_with_a_dashboard()))"
+        code = f"import json; from {__spec__.name} import *; print(json.dumps(cost_of_a_dashboard()))"
         reply = client.execute_interactive(code, timeout=600, output_hook=hear)
         if reply["content"]["status"] != "ok":
             raise RuntimeError("\n".join(reply["content"]["traceback"]))
