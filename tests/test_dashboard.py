@@ -1,3 +1,4 @@
+import asyncio
 import json
 import math
 import os
@@ -148,6 +149,25 @@ def test_interrupting_wait_stops_with_a_checkpoint(tmp_path, text, small, precis
     step = run.trainer.step
     assert 5 <= step < 100_000 and Run.resume(tmp_path / "a", precision).trainer.step == step
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_awaiting_lets_other_tasks_run_and_cancelling_stops(tmp_path, text, small, precision):
+    run, beats = make_run(tmp_path / "a", text, small, precision, steps=100_000), []
+
+    async def cell():
+        run.start(lambda event: time.sleep(0.01))
+        awaiting = asyncio.ensure_future(run)
+        while run.trainer.step < 3:
+            await asyncio.sleep(0.01)
+            beats.append(run.trainer.step)
+        awaiting.cancel()  # as Jupyter does when it is interrupted
+        await awaiting
+
+    asyncio.run(cell())
+    assert beats and 3 <= run.trainer.step < 100_000
+    assert Run.resume(tmp_path / "a", precision).trainer.step == run.trainer.step
+    with pytest.raises(InputError, match="start\\(\\) it first"):
+        asyncio.run(Background()._until_over())
 
 
 def test_there_must_be_something_to_wait_for():
@@ -355,12 +375,12 @@ dashboard.show()
 """
 
 
-def test_buttons_act_while_a_cell_waits(lab, tmp_path):
-    """Run All blocks in wait(); pause, continue and stop are pressed meanwhile, the first by keyboard.
+def test_buttons_act_while_a_cell_awaits(lab, tmp_path):
+    """Run All stands at `await run`; pause, continue and stop are pressed meanwhile, the first by keyboard.
 
     Seen to fail with `ask` sending nothing, and with `append` forgetting to draw.
     """
-    cells = [TRAIN.format(folder=str(tmp_path / "run")), "run.start()\nrun.wait()"]
+    cells = [TRAIN.format(folder=str(tmp_path / "run")), "run.start()\nawait run"]
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},

@@ -27,15 +27,6 @@ def as_bytes(text: str | bytes | np.ndarray) -> bytes:
     raise InputError(f"a text must be str, bytes or an (N,) array of uint8, got {type(text).__name__}")
 
 
-def as_bytes(text: str | bytes | np.ndarray) -> bytes:
-    """A text as its bytes: a str in UTF-8, a corpus' (N,) uint8 as it is."""
-    if isinstance(text, str):
-        return text.encode()
-    if isinstance(text, bytes) or (isinstance(text, np.ndarray) and text.dtype == np.uint8 and text.ndim == 1):
-        return bytes(text)
-    raise InputError(f"a text must be str, bytes or an (N,) array of uint8, got {type(text).__name__}")
-
-
 class Widget(anywidget.AnyWidget):
     """A live view, a picture of it and its main numbers as text, in one display bundle.
 

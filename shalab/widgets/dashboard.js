@@ -41,6 +41,7 @@ export default () => {
       let against = BYTES;
       const ask = (what) => element("button", { onclick: () => model.send({ ask: what }) }, what);
       const [pause, proceed, stop] = [ask("pause"), ask("continue"), ask("stop")];
+      [pause, proceed, stop].forEach(keepKeys); // JupyterLab's Enter would begin to edit the cell
       const bar = element("progress", { max: 1, value: 0, "aria-label": "updates done" });
       const state = element("strong", { role: "status" });
       const figures = element("span");
