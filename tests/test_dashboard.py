@@ -6,6 +6,7 @@ import re
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pytest
@@ -163,11 +164,17 @@ def test_awaiting_lets_other_tasks_run_and_cancelling_stops(tmp_path, text, smal
         awaiting.cancel()  # as Jupyter does when it is interrupted
         await awaiting
 
-    asyncio.run(cell())
+    loop_of_its_own(cell())
     assert beats and 3 <= run.trainer.step < 100_000
     assert Run.resume(tmp_path / "a", precision).trainer.step == run.trainer.step
     with pytest.raises(InputError, match="start\\(\\) it first"):
-        asyncio.run(Background()._until_over())
+        loop_of_its_own(Background()._until_over())
+
+
+def loop_of_its_own(task):
+    """In a thread, since playwright's loop may be running in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, task).result()
 
 
 def test_there_must_be_something_to_wait_for():

@@ -181,7 +181,7 @@ def cost_of_a_dashboard(messages: int = 500, rounds: int = 25, updates: int = 20
 
 
 def bench_dashboard() -> dict[str, tuple[float, float]]:
-    """`cost_of_a_dashboard` in a kernel of its own, with the size of the whole messages: figure -> what it was, and its limit."""
+    """`cost_of_a_dashboard` in a kernel of its own: figure -> what it was, and its limit."""
     manager, client = start_new_kernel()
     try:
         sizes, told = [], []
