@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -123,20 +124,21 @@ def ladder(rows: dict[str, float]) -> Figure:
 
 
 def lines(
-    curves: dict[str, list[float]],
+    x: Sequence[float],
+    curves: dict[str, Sequence[float]],
     xlabel: str,
     ylabel: str,
-    log: bool = False,
-    bounds: dict[str, list[float]] | None = None,
+    reference: str | None = None,
+    yscale: str = "linear",
 ) -> Figure:
-    """Curves over 1, 2, 3, ...; bounds are drawn dashed and grey."""
+    """Curves over x; the one named `reference` is drawn dashed and grey."""
     figure = Figure(figsize=(7.5, 3.6), layout="constrained")
     axes = figure.subplots()
-    for (name, values), color in zip(curves.items(), (BLUE, ORANGE, GREEN), strict=False):
-        axes.plot(range(1, len(values) + 1), values, color=color, label=name)
-    for name, values in (bounds or {}).items():
-        axes.plot(range(1, len(values) + 1), values, color=GREY, linestyle="--", linewidth=1, label=name)
-    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    colors = iter((BLUE, ORANGE, GREEN))
+    for name, values in curves.items():
+        style = {"color": GREY, "linestyle": "--"} if name == reference else {"color": next(colors)}
+        axes.plot(x, values, **style, label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale=yscale)
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
