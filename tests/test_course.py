@@ -78,14 +78,9 @@ def test_a_copy_has_no_outputs_and_is_never_overwritten(stored):
 
 def loaded_from_hosts(page: str) -> list[str]:
     """Whatever a browser would fetch from elsewhere on opening the page."""
-    tags = re.findall(
-        r"<(?:script|link|img|iframe|source|object)\b[^>]*(?:src|href|data)=[\"']?(?!data:)([^\"'>]+)", page
-    )
-    return (
-        re.findall(tags, page)
-        + re.findall(r"@import[^;]*", page)
-        + re.findall(r"url\(\s*[\"']?((?!data:|#)[^)]+)\)", page)
-    )
+    tags = r"<(?:script|link|img|iframe|source|object)\b[^>]*(?:src|href|data)=[\"']?(?!data:)([^\"'>]+)"
+    styles = r"@import\s*([^;]*)|url\(\s*[\"']?((?!data:|#)[^)]+)\)"
+    return re.findall(tags, page) + re.findall(styles, page)
 
 
 def test_the_rule_for_pages_knows_what_is_fetched():
