@@ -144,21 +144,6 @@ def lines(
     return figure
 
 
-def trust_ratios(optimizers: dict[str, dict[str, tuple[float, float, float]]], min_trust: float) -> Figure:
-    """Optimizer -> the tensors of a TrustEvent: a dot per tensor, with the floor as a line."""
-    names = list(next(iter(optimizers.values())))
-    figure = Figure(figsize=(7.5, 0.19 * len(names) + 1), layout="constrained")
-    axes = figure.subplots()
-    for (label, tensors), color, marker in zip(optimizers.items(), (ORANGE, BLUE), "os", strict=False):
-        axes.plot([tensors[name][2] for name in names], names, marker, color=color, markersize=4, label=label)
-    axes.axvline(min_trust, color=GREY, linestyle="--", linewidth=1, label=f"floor {min_trust}")
-    axes.set(xscale="log", xlabel="trust ratio", ylim=(len(names) - 0.5, -0.5))
-    axes.tick_params(axis="y", labelsize=7)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
-
-
 def heat_maps(
     grids: dict[str, list[list[float | None]]], xlabel: str, xticks: list, ylabel: str, yticks: list, columns: int
 ) -> Figure:
