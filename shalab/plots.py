@@ -21,28 +21,30 @@ def learning_curve(metrics: list[dict], references: dict[str, float] | None = No
     references: name -> bits per byte, drawn as dashed lines.
     """
     steps = [line for line in metrics if line["event"] == "step"]
-    scores = [line for line in metrics if line["event"] == "eval"]
+    train = zip([line["n_bytes"] for line in steps], smooth([line["bpc"] for line in steps]), strict=True)
+    valid = [(line["n_bytes"], line["valid_bpc"]) for line in metrics if line["event"] == "eval"]
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(
-        [line["n_bytes"] / 1e6 for line in steps], smooth([line["bpc"] for line in steps]),
-        color=BLUE, linewidth=1.2, label="train (smoothed)",
-    )  # fmt: skip
-    axes.plot(
-        [line["n_bytes"] / 1e6 for line in scores], [line["valid_bpc"] for line in scores],
-        color=ORANGE, marker="o", markersize=4, label="valid",
-    )  # fmt: skip
+    draw_learning_curve(figure.subplots(), list(train), valid, references)
+    return figure
+
+
+def draw_learning_curve(axes, train: list, valid: list, references: dict[str, float] | None = None) -> None:
+    """train and valid: (bytes read, bits per byte) each."""
+    for points, style in (
+        (train, {"color": BLUE, "linewidth": 1.2, "label": "train (smoothed)"}),
+        (valid, {"color": ORANGE, "marker": "o", "markersize": 4, "label": "valid"}),
+    ):
+        axes.plot([n_bytes / 1e6 for n_bytes, _ in points], [bpc for _, bpc in points], **style)
     for name, bpc in (references or {}).items():
         axes.axhline(bpc, color=GREY, linestyle="--", linewidth=1)
         axes.annotate(
             name, (1, bpc), xycoords=("axes fraction", "data"), xytext=(-4, 3), textcoords="offset points",
             ha="right", color=GREY,
         )  # fmt: skip
-    low = min([line["valid_bpc"] for line in scores] + list((references or {}).values()), default=1.0)
+    low = min([bpc for _, bpc in valid] + list((references or {}).values()), default=1.0)
     axes.set(xlabel="bytes read, millions", ylabel="bits per byte", ylim=(low - 0.5, 5.5), xlim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
-    return figure
 
 
 def benchmark(results: dict) -> Figure:
@@ -79,13 +81,20 @@ def save(figure: Figure, path: Path | BinaryIO) -> None:
         figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
+class MovingAverage:
+    """Exponential moving average that starts unbiased: call it with one value after the other."""
+
+    def __init__(self, keep: float = 0.95):
+        self.keep, self.sum, self.weight = keep, 0.0, 0.0
+
+    def __call__(self, value: float) -> float:
+        self.sum = self.keep * self.sum + (1 - self.keep) * value
+        self.weight = self.keep * self.weight + (1 - self.keep)
+        return self.sum / self.weight
+
+
 def smooth(values: list[float], keep: float = 0.95) -> list[float]:
-    """Exponential moving average that starts unbiased."""
-    result, mean, weight = [], 0.0, 0.0
-    for value in values:
-        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
-        result.append(mean / weight)
-    return result
+    return list(map(MovingAverage(keep), values))
 
 
 def png(figure: Figure) -> bytes:
