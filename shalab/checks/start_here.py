@@ -32,43 +32,6 @@ def bits_per_byte(p: np.ndarray) -> float:
     return -np.log2(p).mean()
 
 
-def _size(data: bytes) -> int:
-    return len(bz2.compress(data))
-
-
-def _phrases(generator):
-    for n_prefix, n_text in ((700, 300), (1100, 500)):
-        draws = torch.randint(7, (n_prefix + n_text,), generator=generator).tolist()
-        words = [("the ", "town ", "of ", "is ", "a ", "[[link]] ", "\n")[draw] for draw in draws]
-        yield "".join(words[:n_prefix]).encode(), "".join(words[n_prefix:]).encode()
-
-
-@exercise(
-    _phrases,
-    mistakes={
-        "the text by itself": (
-            lambda prefix, text: 8 * _size(text) / len(text),
-            "The compressor starts from nothing here. It should have seen the prefix, as a model has.",
-        ),
-        "the prefix charged as well": (
-            lambda prefix, text: 8 * _size(prefix + text) / len(text),
-            "Subtract what the prefix costs by itself.",
-        ),
-        "divided by everything": (
-            lambda prefix, text: 8 * (_size(prefix + text) - _size(prefix)) / len(prefix + text),
-            "Only the text is charged, so divide by the bytes of the text.",
-        ),
-        "bytes for bits": (
-            lambda prefix, text: (_size(prefix + text) - _size(prefix)) / len(text),
-            "Sizes are in bytes, and a byte has 8 bits.",
-        ),
-    },
-)
-def given(prefix: bytes, text: bytes) -> float:
-    """Bits per byte of `text` under bz2, for a reader who has the prefix already."""
-    return 8 * (_size(prefix + text) - _size(prefix)) / len(text)
-
-
 def _bigram(train, text, added=1.0, axis=1, before=slice(None, -1), after=slice(1, None)):
     counts = np.full((256, 256), added)
     np.add.at(counts, (train[:-1], train[1:]), 1)
@@ -109,3 +72,40 @@ def _letters(generator):
 def bigram(train: np.ndarray, text: np.ndarray) -> float:
     """Bits per byte of text[1:] when each byte is predicted from the one before it, counted in `train`, (N,) uint8."""
     return _bigram(train, text)
+
+
+def _size(data: bytes) -> int:
+    return len(bz2.compress(data))
+
+
+def _phrases(generator):
+    for n_prefix, n_text in ((700, 300), (1100, 500)):
+        draws = torch.randint(7, (n_prefix + n_text,), generator=generator).tolist()
+        words = [("the ", "town ", "of ", "is ", "a ", "[[link]] ", "\n")[draw] for draw in draws]
+        yield "".join(words[:n_prefix]).encode(), "".join(words[n_prefix:]).encode()
+
+
+@exercise(
+    _phrases,
+    mistakes={
+        "the text by itself": (
+            lambda prefix, text: 8 * _size(text) / len(text),
+            "The compressor starts from nothing here. It should have seen the prefix, as a model has.",
+        ),
+        "the prefix charged as well": (
+            lambda prefix, text: 8 * _size(prefix + text) / len(text),
+            "Subtract what the prefix costs by itself.",
+        ),
+        "divided by everything": (
+            lambda prefix, text: 8 * (_size(prefix + text) - _size(prefix)) / len(prefix + text),
+            "Only the text is charged, so divide by the bytes of the text.",
+        ),
+        "bytes for bits": (
+            lambda prefix, text: (_size(prefix + text) - _size(prefix)) / len(text),
+            "Sizes are in bytes, and a byte has 8 bits.",
+        ),
+    },
+)
+def given(prefix: bytes, text: bytes) -> float:
+    """Bits per byte of `text` under bz2, for a reader who has the prefix already."""
+    return 8 * (_size(prefix + text) - _size(prefix)) / len(text)
