@@ -1,6 +1,10 @@
 """Pictures. Imported by the command line and the notebooks, by nothing else."""
 
+import base64
+import html
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -100,13 +104,79 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def ladder(rows: dict[str, float]) -> Figure:
-    """Bits per byte as horizontal bars, in the order given."""
+@dataclass(frozen=True)
+class Picture:
+    """A figure for a notebook's display, with the words for a reader who cannot see it.
+
+    As HTML, since JupyterLab shows a bare PNG without its alternative text.
+    """
+
+    figure: Figure
+    alt: str
+
+    def _repr_mimebundle_(self, **_) -> dict[str, str]:
+        image = base64.b64encode(png(self.figure)).decode()
+        tag = f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{image}">'
+        return {"text/html": tag, "text/plain": self.alt}
+
+
+def ladder(rows: dict[str, float], own: str) -> Figure:
+    """Bits per byte as horizontal bars, in the order given; the bar called `own` stands out."""
     figure = Figure(figsize=(7.5, 0.45 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots()
-    bars = axes.barh(list(rows), list(rows.values()), color=[GREY] * (len(rows) - 1) + [BLUE])
+    bars = axes.barh(list(rows), list(rows.values()), color=[BLUE if name == own else GREY for name in rows])
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.invert_yaxis()
     axes.set(xlabel="bits per byte", xlim=(0, 8.8))
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def lines(
+    x: Sequence[float],
+    curves: dict[str, Sequence[float]],
+    xlabel: str,
+    ylabel: str,
+    reference: str | None = None,
+    yscale: str = "linear",
+) -> Figure:
+    """Curves over x; the one named `reference` is drawn dashed and grey."""
+    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    colors = iter((BLUE, ORANGE, GREEN))
+    for name, values in curves.items():
+        style = {"color": GREY, "linestyle": "--"} if name == reference else {"color": next(colors)}
+        axes.plot(x, values, **style, label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale=yscale)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def heat_maps(
+    grids: dict[str, list[list[float | None]]], xlabel: str, xticks: list, ylabel: str, yticks: list, columns: int
+) -> Figure:
+    """Title -> a row per ytick and a column per xtick, all on one scale, the number in each field."""
+    n_rows = -(-len(grids) // columns)
+    figure = Figure(figsize=(3.6 * columns, 0.5 * len(yticks) * n_rows + 1.1), layout="constrained")
+    panels = figure.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False)
+    values = [value for grid in grids.values() for row in grid for value in row if value is not None]
+    low, high = min(values), max(values)
+    for axes, (title, grid) in zip(panels.flat, grids.items(), strict=True):
+        filled = [[high if value is None else value for value in row] for row in grid]
+        axes.imshow(filled, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+        for y, row in enumerate(grid):
+            for x, value in enumerate(row):
+                dark = value is not None and value < (low + high) / 2
+                axes.text(
+                    x, y, "-" if value is None else f"{value:.2f}", ha="center", va="center", fontsize=9,
+                    color="white" if dark else "black",
+                )  # fmt: skip
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks(range(len(xticks)), xticks)
+        axes.set_yticks(range(len(yticks)), yticks)
+    for axes in panels[-1]:
+        axes.set_xlabel(xlabel)
+    for axes in panels[:, 0]:
+        axes.set_ylabel(ylabel)
     return figure
