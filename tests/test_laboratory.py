@@ -200,7 +200,7 @@ def test_optimizers_of_an_experiment_start_from_the_same_weights_and_text():
 
 def test_heat_maps_write_every_number_in_its_field():
     grids = {"a": [[1.0, 2.0], [3.0, None], [5.0, 6.0]], "b": [[7.0] * 2] * 3, "c": [[8.0] * 2] * 3}
-    figure = plots.heat_maps(grids, "x", [0.1, 0.2], "y", [0, 5, 7], columns=3)
+    figure = plots.heat_maps(grids, "x", [0.1, 0.2], "y", [0, 5, 7], columns=3, limit=7.0)
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == ["1.00", "2.00", "3.00", "-", "5.00", "6.00"] and figure.axes[2].get_title() == "c"
     assert len({axes.images[0].get_clim() for axes in figure.axes}) == 1, "one scale for all"
