@@ -138,7 +138,6 @@ def lines(
     xlabel: str,
     ylabel: str,
     reference: str | None = None,
-    yscale: str = "linear",
 ) -> Figure:
     """Curves over x; the one named `reference` is drawn dashed and grey."""
     figure = Figure(figsize=(7.5, 3.6), layout="constrained")
@@ -147,27 +146,36 @@ def lines(
     for name, values in curves.items():
         style = {"color": GREY, "linestyle": "--"} if name == reference else {"color": next(colors)}
         axes.plot(x, values, **style, label=name)
-    axes.set(xlabel=xlabel, ylabel=ylabel, yscale=yscale)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
 
 def heat_maps(
-    grids: dict[str, list[list[float | None]]], xlabel: str, xticks: list, ylabel: str, yticks: list, columns: int
+    grids: dict[str, list[list[float | None]]],
+    xlabel: str,
+    xticks: list,
+    ylabel: str,
+    yticks: list,
+    columns: int,
+    limit: float,
 ) -> Figure:
-    """Title -> a row per ytick and a column per xtick, all on one scale, the number in each field."""
+    """Title -> a row per ytick and a column per xtick, the number in each field.
+
+    All have one scale of colours, which ends at `limit`; None, where there is no number, counts as above it.
+    """
     n_rows = -(-len(grids) // columns)
     figure = Figure(figsize=(3.6 * columns, 0.5 * len(yticks) * n_rows + 1.1), layout="constrained")
     panels = figure.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False)
     values = [value for grid in grids.values() for row in grid for value in row if value is not None]
-    low, high = min(values), max(values)
+    low = min(values)
     for axes, (title, grid) in zip(panels.flat, grids.items(), strict=True):
-        filled = [[high if value is None else value for value in row] for row in grid]
-        axes.imshow(filled, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+        filled = [[limit if value is None else value for value in row] for row in grid]
+        axes.imshow(filled, cmap="cividis", vmin=low, vmax=limit, aspect="auto")
         for y, row in enumerate(grid):
             for x, value in enumerate(row):
-                dark = value is not None and value < (low + high) / 2
+                dark = value is not None and value < (low + limit) / 2
                 axes.text(
                     x, y, "-" if value is None else f"{value:.2f}", ha="center", va="center", fontsize=9,
                     color="white" if dark else "black",

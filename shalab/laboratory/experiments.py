@@ -89,6 +89,19 @@ def lamb(
     return {"steps": steps, "lrs": lrs, "warmups": warmups, "init_scales": init_scales, "bpc": grids}
 
 
+def trust(steps: int = 600, recorded: int = 10) -> dict:
+    """A longer run of min-trust LAMB at the paper's initialisation: its trust events as lines of metrics.jsonl."""
+    trainer, lines = small_trainer("min-trust LAMB", steps, lr=1e-2), []
+    while trainer.step < steps:
+        trainer.update()
+        if trainer.step * recorded % steps == 0:
+            tensors = {  # float32 has eight digits
+                name: [float(f"{value:.8g}") for value in values] for name, values in trainer.trust().tensors.items()
+            }
+            lines.append({"event": "trust", "step": trainer.step, "tensors": tensors})
+    return {"lines": lines}
+
+
 def boom(d_model: int = 96, steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2)) -> dict:
     """The same small model with Boom, with a feed-forward layer as wide, and with one of as many parameters.
 
@@ -118,7 +131,7 @@ def boom(d_model: int = 96, steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2)
     return {"d_model": d_model, "n_bytes": trainer.n_bytes, "seeds": seeds, "rows": rows}
 
 
-EXPERIMENTS: dict[str, Callable[[], dict]] = {"boom": boom, "lamb": lamb}
+EXPERIMENTS: dict[str, Callable[[], dict]] = {"boom": boom, "lamb": lamb, "trust": trust}
 
 
 def result(name: str) -> dict:
