@@ -1,6 +1,9 @@
 """Pictures. Imported by the command line and the notebooks, by nothing else."""
 
+import base64
+import html
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -91,6 +94,22 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A figure for a notebook's display, with the words for a reader who cannot see it.
+
+    As HTML, since JupyterLab shows a bare PNG without its alternative text.
+    """
+
+    figure: Figure
+    alt: str
+
+    def _repr_mimebundle_(self, **_) -> dict[str, str]:
+        image = base64.b64encode(png(self.figure)).decode()
+        tag = f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{image}">'
+        return {"text/html": tag, "text/plain": self.alt}
+
+
 def ladder(rows: dict[str, float]) -> Figure:
     """Bits per byte as horizontal bars, in the order given."""
     figure = Figure(figsize=(7.5, 0.45 * len(rows) + 0.9), layout="constrained")
@@ -100,4 +119,68 @@ def ladder(rows: dict[str, float]) -> Figure:
     axes.invert_yaxis()
     axes.set(xlabel="bits per byte", xlim=(0, 8.8))
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def lines(
+    curves: dict[str, list[float]],
+    xlabel: str,
+    ylabel: str,
+    log: bool = False,
+    bounds: dict[str, list[float]] | None = None,
+) -> Figure:
+    """Curves over 1, 2, 3, ...; bounds are drawn dashed and grey."""
+    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for (name, values), color in zip(curves.items(), (BLUE, ORANGE, GREEN), strict=False):
+        axes.plot(range(1, len(values) + 1), values, color=color, label=name)
+    for name, values in (bounds or {}).items():
+        axes.plot(range(1, len(values) + 1), values, color=GREY, linestyle="--", linewidth=1, label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def trust_ratios(optimizers: dict[str, dict[str, tuple[float, float, float]]], min_trust: float) -> Figure:
+    """Optimizer -> the tensors of a TrustEvent: a dot per tensor, with the floor as a line."""
+    names = list(next(iter(optimizers.values())))
+    figure = Figure(figsize=(7.5, 0.19 * len(names) + 1), layout="constrained")
+    axes = figure.subplots()
+    for (label, tensors), color, marker in zip(optimizers.items(), (ORANGE, BLUE), "os", strict=False):
+        axes.plot([tensors[name][2] for name in names], names, marker, color=color, markersize=4, label=label)
+    axes.axvline(min_trust, color=GREY, linestyle="--", linewidth=1, label=f"floor {min_trust}")
+    axes.set(xscale="log", xlabel="trust ratio", ylim=(len(names) - 0.5, -0.5))
+    axes.tick_params(axis="y", labelsize=7)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def heat_maps(
+    grids: dict[str, list[list[float | None]]], xlabel: str, xticks: list, ylabel: str, yticks: list, columns: int
+) -> Figure:
+    """Title -> a row per ytick and a column per xtick, all on one scale, the number in each field."""
+    n_rows = -(-len(grids) // columns)
+    figure = Figure(figsize=(3.6 * columns, 0.5 * len(yticks) * n_rows + 1.1), layout="constrained")
+    panels = figure.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False)
+    values = [value for grid in grids.values() for row in grid for value in row if value is not None]
+    low, high = min(values), max(values)
+    for axes, (title, grid) in zip(panels.flat, grids.items(), strict=True):
+        filled = [[high if value is None else value for value in row] for row in grid]
+        axes.imshow(filled, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+        for y, row in enumerate(grid):
+            for x, value in enumerate(row):
+                dark = value is not None and value < (low + high) / 2
+                axes.text(
+                    x, y, "-" if value is None else f"{value:.2f}", ha="center", va="center", fontsize=9,
+                    color="white" if dark else "black",
+                )  # fmt: skip
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks(range(len(xticks)), xticks)
+        axes.set_yticks(range(len(yticks)), yticks)
+    for axes in panels[-1]:
+        axes.set_xlabel(xlabel)
+    for axes in panels[:, 0]:
+        axes.set_ylabel(ylabel)
     return figure
