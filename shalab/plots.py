@@ -128,17 +128,30 @@ def lines(
     ylabel: str,
     log: bool = False,
     bounds: dict[str, list[float]] | None = None,
+    x: list | None = None,
 ) -> Figure:
-    """Curves over 1, 2, 3, ...; bounds are drawn dashed and grey."""
+    """Curves over x, which is 1, 2, 3, ... by default; bounds are drawn dashed and grey."""
     figure = Figure(figsize=(7.5, 3.6), layout="constrained")
     axes = figure.subplots()
+    marker = "o" if x and len(x) < 20 else None
     for (name, values), color in zip(curves.items(), (BLUE, ORANGE, GREEN), strict=False):
-        axes.plot(range(1, len(values) + 1), values, color=color, label=name)
+        axes.plot(x or range(1, len(values) + 1), values, color=color, marker=marker, markersize=4, label=name)
     for name, values in (bounds or {}).items():
-        axes.plot(range(1, len(values) + 1), values, color=GREY, linestyle="--", linewidth=1, label=name)
+        axes.plot(x or range(1, len(values) + 1), values, color=GREY, linestyle="--", linewidth=1, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
     axes.grid(alpha=0.3)
     axes.legend()
+    return figure
+
+
+def paths(x: list[int], panels: dict[str, list[list[float]]], xlabel: str, ylabel: str) -> Figure:
+    """Title -> several numbers for each x: a panel each, side by side on one scale."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, (title, values) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
+        axes.plot(x, values, color=BLUE, linewidth=1, alpha=0.8)
+        axes.set(title=title, xlabel=xlabel)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel(ylabel)
     return figure
 
 
