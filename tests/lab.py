@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,11 +15,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_QUIET = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-).split()
+from shalab.laboratory.widgets import launch
+
 _FOLDERS = (
     "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
     "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR",
@@ -36,9 +32,8 @@ _SETTINGS = {
 
 def launch_browser(playwright):
     """The Chromium or Chrome of this machine, else playwright's own; without any, a skip that cannot be overlooked."""
-    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
     try:
-        return playwright.chromium.launch(executable_path=found, args=_QUIET)
+        return launch(playwright)
     except Exception as error:
         lines = "no Chromium or Chrome was found, and playwright has none: THE WIDGETS WERE NOT TRIED IN A BROWSER"
         if os.environ.get("CI"):

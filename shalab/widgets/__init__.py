@@ -4,7 +4,8 @@ Nothing in the model or the training code imports this package.
 """
 
 from shalab.widgets.boom import BoomExplorer
+from shalab.widgets.explorer import AttentionExplorer
 from shalab.widgets.memory import MemoryView
 from shalab.widgets.surprise import SurpriseMap
 
-__all__ = ["BoomExplorer", "MemoryView", "SurpriseMap"]
+__all__ = ["AttentionExplorer", "BoomExplorer", "MemoryView", "SurpriseMap"]
