@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,28 +21,30 @@ def learning_curve(metrics: list[dict], references: dict[str, float] | None = No
     references: name -> bits per byte, drawn as dashed lines.
     """
     steps = [line for line in metrics if line["event"] == "step"]
-    scores = [line for line in metrics if line["event"] == "eval"]
+    train = zip([line["n_bytes"] for line in steps], smooth([line["bpc"] for line in steps]), strict=True)
+    valid = [(line["n_bytes"], line["valid_bpc"]) for line in metrics if line["event"] == "eval"]
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(
-        [line["n_bytes"] / 1e6 for line in steps], smooth([line["bpc"] for line in steps]),
-        color=BLUE, linewidth=1.2, label="train (smoothed)",
-    )  # fmt: skip
-    axes.plot(
-        [line["n_bytes"] / 1e6 for line in scores], [line["valid_bpc"] for line in scores],
-        color=ORANGE, marker="o", markersize=4, label="valid",
-    )  # fmt: skip
+    draw_learning_curve(figure.subplots(), list(train), valid, references)
+    return figure
+
+
+def draw_learning_curve(axes, train: list, valid: list, references: dict[str, float] | None = None) -> None:
+    """train and valid: (bytes read, bits per byte) each."""
+    for points, style in (
+        (train, {"color": BLUE, "linewidth": 1.2, "label": "train (smoothed)"}),
+        (valid, {"color": ORANGE, "marker": "o", "markersize": 4, "label": "valid"}),
+    ):
+        axes.plot([n_bytes / 1e6 for n_bytes, _ in points], [bpc for _, bpc in points], **style)
     for name, bpc in (references or {}).items():
         axes.axhline(bpc, color=GREY, linestyle="--", linewidth=1)
         axes.annotate(
             name, (1, bpc), xycoords=("axes fraction", "data"), xytext=(-4, 3), textcoords="offset points",
             ha="right", color=GREY,
         )  # fmt: skip
-    low = min([line["valid_bpc"] for line in scores] + list((references or {}).values()), default=1.0)
+    low = min([bpc for _, bpc in valid] + list((references or {}).values()), default=1.0)
     axes.set(xlabel="bytes read, millions", ylabel="bits per byte", ylim=(low - 0.5, 5.5), xlim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
-    return figure
 
 
 def benchmark(results: dict) -> Figure:
@@ -78,13 +81,20 @@ def save(figure: Figure, path: Path | BinaryIO) -> None:
         figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
+class MovingAverage:
+    """Exponential moving average that starts unbiased: call it with one value after the other."""
+
+    def __init__(self, keep: float = 0.95):
+        self.keep, self.sum, self.weight = keep, 0.0, 0.0
+
+    def __call__(self, value: float) -> float:
+        self.sum = self.keep * self.sum + (1 - self.keep) * value
+        self.weight = self.keep * self.weight + (1 - self.keep)
+        return self.sum / self.weight
+
+
 def smooth(values: list[float], keep: float = 0.95) -> list[float]:
-    """Exponential moving average that starts unbiased."""
-    result, mean, weight = [], 0.0, 0.0
-    for value in values:
-        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
-        result.append(mean / weight)
-    return result
+    return list(map(MovingAverage(keep), values))
 
 
 def png(figure: Figure) -> bytes:
@@ -110,11 +120,11 @@ class Picture:
         return {"text/html": tag, "text/plain": self.alt}
 
 
-def ladder(rows: dict[str, float]) -> Figure:
-    """Bits per byte as horizontal bars, in the order given."""
+def ladder(rows: dict[str, float], own: str) -> Figure:
+    """Bits per byte as horizontal bars, in the order given; the bar called `own` stands out."""
     figure = Figure(figsize=(7.5, 0.45 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots()
-    bars = axes.barh(list(rows), list(rows.values()), color=[GREY] * (len(rows) - 1) + [BLUE])
+    bars = axes.barh(list(rows), list(rows.values()), color=[BLUE if name == own else GREY for name in rows])
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.invert_yaxis()
     axes.set(xlabel="bits per byte", xlim=(0, 8.8))
@@ -123,22 +133,21 @@ def ladder(rows: dict[str, float]) -> Figure:
 
 
 def lines(
-    curves: dict[str, list[float]],
+    x: Sequence[float],
+    curves: dict[str, Sequence[float]],
     xlabel: str,
     ylabel: str,
-    log: bool = False,
-    bounds: dict[str, list[float]] | None = None,
-    x: list | None = None,
+    reference: str | None = None,
+    yscale: str = "linear",
 ) -> Figure:
-    """Curves over x, which is 1, 2, 3, ... by default; bounds are drawn dashed and grey."""
+    """Curves over x; the one named `reference` is drawn dashed and grey."""
     figure = Figure(figsize=(7.5, 3.6), layout="constrained")
     axes = figure.subplots()
-    marker = "o" if x and len(x) < 20 else None
-    for (name, values), color in zip(curves.items(), (BLUE, ORANGE, GREEN), strict=False):
-        axes.plot(x or range(1, len(values) + 1), values, color=color, marker=marker, markersize=4, label=name)
-    for name, values in (bounds or {}).items():
-        axes.plot(x or range(1, len(values) + 1), values, color=GREY, linestyle="--", linewidth=1, label=name)
-    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    colors = iter((BLUE, ORANGE, GREEN))
+    for name, values in curves.items():
+        style = {"color": GREY, "linestyle": "--"} if name == reference else {"color": next(colors)}
+        axes.plot(x, values, **style, label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale=yscale)
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
@@ -152,21 +161,6 @@ def paths(x: list[int], panels: dict[str, list[list[float]]], xlabel: str, ylabe
         axes.set(title=title, xlabel=xlabel)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel(ylabel)
-    return figure
-
-
-def trust_ratios(optimizers: dict[str, dict[str, tuple[float, float, float]]], min_trust: float) -> Figure:
-    """Optimizer -> the tensors of a TrustEvent: a dot per tensor, with the floor as a line."""
-    names = list(next(iter(optimizers.values())))
-    figure = Figure(figsize=(7.5, 0.19 * len(names) + 1), layout="constrained")
-    axes = figure.subplots()
-    for (label, tensors), color, marker in zip(optimizers.items(), (ORANGE, BLUE), "os", strict=False):
-        axes.plot([tensors[name][2] for name in names], names, marker, color=color, markersize=4, label=label)
-    axes.axvline(min_trust, color=GREY, linestyle="--", linewidth=1, label=f"floor {min_trust}")
-    axes.set(xscale="log", xlabel="trust ratio", ylim=(len(names) - 0.5, -0.5))
-    axes.tick_params(axis="y", labelsize=7)
-    axes.grid(alpha=0.3)
-    axes.legend()
     return figure
 
 

@@ -13,9 +13,9 @@ from shalab.plots import png
 _FOLDER = Path(__file__).parent
 
 
-def source(name: str) -> str:
-    """The ESM of a widget: the shared functions of common.js, then its own file. No build step, no network."""
-    return "\n".join((_FOLDER / file).read_text() for file in ("common.js", f"{name}.js"))
+def source(*names: str) -> str:
+    """The ESM of a widget: the shared functions of common.js, then the named files. No build step, no network."""
+    return "\n".join((_FOLDER / f"{name}.js").read_text() for name in ("common", *names))
 
 
 def as_bytes(text: str | bytes | np.ndarray) -> bytes:
