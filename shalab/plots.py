@@ -152,6 +152,17 @@ def lines(
     return figure
 
 
+def paths(x: list[int], panels: dict[str, list[list[float]]], xlabel: str, ylabel: str) -> Figure:
+    """Title -> several numbers for each x: a panel each, side by side on one scale."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, (title, values) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
+        axes.plot(x, values, color=BLUE, linewidth=1, alpha=0.8)
+        axes.set(title=title, xlabel=xlabel)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel(ylabel)
+    return figure
+
+
 def heat_maps(
     grids: dict[str, list[list[float | None]]],
     xlabel: str,

@@ -95,7 +95,7 @@ function frame(head, area, width, signs, scale) {
   }
   parts.push(label(LEFT + width / 2, TOP + HEIGHT + 31, "middle", "age: bytes back from the query byte", 12));
   parts.push(label(4, 15, "start", "query byte", 12));
-  const [low, high] = scale === "linear" ? [0, head.range[1]] : head.range, start = LEFT + width - 130;
+  const [low, high] = scale === "linear" ? [0, head.range[1]] : head.range, start = LEFT + width - 146;
   parts.push(label(start - 6, 15, "end", `weight ${low ? `≤ ${shortly(low)}` : "0"}`));
   for (let i = 0; i < 24; i++) {
     parts.push(`<rect x="${start + i * 4}" y="6" width="4.5" height="11" fill="rgb(${CIVIDIS[Math.round((255 * i) / 23)]})"/>`);

@@ -61,7 +61,7 @@ def colour_range(patches: np.ma.MaskedArray) -> tuple[float, float]:
     Taken from what is there: heads that point and heads that spread their attention differ by a factor of hundreds.
     """
     low, high = LEVELS[np.quantile(patches.compressed(), (0.3, 0.999), method="nearest").clip(1)]
-    return float(min(low, high / 10)), float(high)
+    return float(min(low, high / 2)), float(high)
 
 
 def largest(ages: np.ndarray, n: int = TOP) -> np.ndarray:
