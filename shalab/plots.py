@@ -1,6 +1,9 @@
 """Pictures. Imported by the command line and the notebooks, by nothing else."""
 
+import base64
+import html
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -89,6 +92,22 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     save(figure, buffer)
     return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure for a notebook's display, with the words for a reader who cannot see it.
+
+    As HTML, since JupyterLab shows a bare PNG without its alternative text.
+    """
+
+    figure: Figure
+    alt: str
+
+    def _repr_mimebundle_(self, **_) -> dict[str, str]:
+        image = base64.b64encode(png(self.figure)).decode()
+        tag = f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{image}">'
+        return {"text/html": tag, "text/plain": self.alt}
 
 
 def ladder(rows: dict[str, float]) -> Figure:
