@@ -131,7 +131,7 @@ class Lab:
             " document.querySelector('.jp-Toolbar-kernelName')?.textContent.includes('Python')",
             arg=n_cells,
         )
-        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state="attached")
         try:
             if dark:
                 theme(page, "JupyterLab Dark")
@@ -149,7 +149,7 @@ class Lab:
             ".every(prompt => /\\[\\d+\\]/.test(prompt.textContent))",
             timeout=1000 * timeout_s,
         )
-        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state="attached")
         faults = page.locator('[data-mime-type="application/vnd.jupyter.error"], [data-mime-type$=".stderr"]')
         assert faults.count() == 0, faults.all_inner_texts()
 
@@ -164,7 +164,7 @@ class Lab:
         cell = page.locator(".jp-CodeCell").last
         cell.locator(".jp-InputPrompt", has_text=re.compile(r"\[\d+\]")).wait_for()
         output = cell.locator(".jp-OutputArea-output")
-        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state="attached")
         return "\n".join(output.all_inner_texts()).strip()
 
     def picture(self, target, name: str):

@@ -2,3 +2,9 @@
 
 Nothing in the model or the training code imports this package.
 """
+
+from shalab.widgets.boom import BoomExplorer
+from shalab.widgets.memory import MemoryView
+from shalab.widgets.surprise import SurpriseMap
+
+__all__ = ["BoomExplorer", "MemoryView", "SurpriseMap"]
