@@ -5,6 +5,7 @@ that is published divides by a count of something. Every attack here makes that 
 the text better; `honest_bits_per_byte` is the defence.
 """
 
+import copy
 import json
 import os
 import re
@@ -16,11 +17,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shalab.baselines import compressed_size
-from shalab.device import Precision
 from shalab.errors import InputError
-from shalab.evaluate import charges
 from shalab.metrics import NATS_PER_BIT, bits_per_byte, perplexity
-from shalab.model import SHARNN
 
 # Read when the library is loaded. Threads gain nothing on texts of this size, and make the order of equals random.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -227,6 +225,18 @@ def verified_nats(predict: Callable[[tuple[int, ...]], np.ndarray], ids: Sequenc
     return np.array(nats)
 
 
+def judge(attack, text: bytes) -> Claim:
+    """What a stranger's tokenizer and model claim about a text that they have not seen.
+
+    attack: encode(bytes) -> ids, decode(ids) -> bytes, predict(ids so far) -> (V,) probabilities, and a dictionary in
+    bytes if it needs one. The receiver, who decodes and predicts, is a copy made before the text was shown.
+    """
+    receiver = copy.deepcopy(attack)
+    ids = attack.encode(text)
+    dictionary = getattr(attack, "dictionary", b"")
+    return Claim(type(attack).__name__, text, verified_nats(receiver.predict, ids), receiver.decode(ids), dictionary)
+
+
 def table(claims: Iterable[Claim]) -> str:
     """One line for each claim: what would be published, and what the text really takes."""
     lines = [f"{'':<26}{'tokens':>8}{'perplexity':>12}{'claimed':>9}{'honest':>8}  bits per byte; kept quiet"]
@@ -240,11 +250,6 @@ def table(claims: Iterable[Claim]) -> str:
             f"{honest_bits_per_byte(claim):>8.3f}  {quiet}"
         )
     return "\n".join(line.rstrip() for line in lines)
-
-
-def byte_nats(model: SHARNN, data: np.ndarray, begin: int, end: int, precision: Precision) -> np.ndarray:
-    """(N,) what a byte model charges for each of the bytes `begin` to `end` of a corpus."""
-    return np.concatenate([part[:, 0].numpy() for part in charges(model, data, begin, end, precision)])
 
 
 def grouped(nats: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ import pytest
 
 from shalab import InputError
 from shalab import tokenization as tk
-from shalab.evaluate import evaluate
 from shalab.metrics import NATS_PER_BIT
 from shalab.tokenization import Claim, NGram, honest_bits_per_byte, train_tokenizer
 
@@ -206,6 +205,49 @@ def test_probabilities_that_are_none_are_refused(p, fault):
         tk.verified_nats(lambda context: p, [0])
 
 
+class Spelled:
+    """Bytes as they are, each as likely as any other."""
+
+    def encode(self, text):
+        return list(text)
+
+    def decode(self, ids):
+        return bytes(ids)
+
+    def predict(self, context):
+        return np.full(256, 1 / 256)
+
+
+class Remembers(Spelled):
+    """Gives the receiver a text that it was told in private."""
+
+    text = b""
+
+    def encode(self, text):
+        self.text = text
+        return [0]
+
+    def decode(self, ids):
+        return self.text
+
+    def predict(self, context):
+        return np.ones(1)
+
+
+class WithDictionary(Remembers):
+    def encode(self, text):
+        self.dictionary = text
+        return [0]
+
+
+def test_a_stranger_is_judged_by_a_receiver_who_was_told_nothing():
+    text = noise(307, 4)
+    assert tk.judge(Spelled(), text).claimed_bits_per_byte == pytest.approx(8)
+    for cheat in (Remembers(), WithDictionary()):
+        claim = tk.judge(cheat, text)
+        assert claim.claimed_bits_per_byte == 0 and claim.decoded == b"" and honest_bits_per_byte(claim) > 8
+
+
 def test_the_table_names_what_was_kept_quiet():
     text = noise(101, 3)
     honest, lossy = Claim("honest", text, np.ones(7), text), Claim("lossy", text, np.ones(7), b"", text)
@@ -239,12 +281,6 @@ def test_groups_that_do_not_cover_are_refused():
 
 def test_mean_by_place_by_hand():
     assert tk.by_place(np.array([8, 4, 2, 1, 6, 9, 3]), np.array([4, 1, 2]), 3) == pytest.approx([23 / 3, 3.5, 1.5])
-
-
-def test_a_byte_models_charges_are_those_of_evaluation(small, text, precision):
-    nats = tk.byte_nats(small, text, 301, 359, precision)
-    assert nats.shape == (58,)
-    assert nats.sum() / 58 / BIT == pytest.approx(evaluate(small, text, 301, 359, precision))
 
 
 # all segmentations

@@ -4,7 +4,9 @@ Nothing in the model or the training code imports this package.
 """
 
 from shalab.widgets.boom import BoomExplorer
+from shalab.widgets.claims import ClaimDial
 from shalab.widgets.memory import MemoryView
 from shalab.widgets.surprise import SurpriseMap
+from shalab.widgets.tokens import TokenExplorer
 
-__all__ = ["BoomExplorer", "MemoryView", "SurpriseMap"]
+__all__ = ["BoomExplorer", "ClaimDial", "MemoryView", "SurpriseMap", "TokenExplorer"]
