@@ -12,6 +12,7 @@ from shalab.tokenization import chop, grouped
 from shalab.widgets.base import Widget, as_bytes, source
 
 MAX_BYTES = 2_000  # every piece is a node of the page, with its price
+_SIGNS = {"\n": "↵", " ": "␣"}
 
 
 class TokenExplorer(Widget):
@@ -83,14 +84,16 @@ class TokenExplorer(Widget):
         axes = figure.subplots()
         scale = LinearSegmentedColormap.from_list("price", ["white", "#e8820c"])
         for sign, (_, bits) in zip(self.quoted(), self.pieces, strict=True):
-            sign = sign.replace("\n", "↵").replace(" ", "␣")
+            sign = "".join(_SIGNS.get(c, c if c.isprintable() and c < "\u0250" else "·") for c in sign)
             width = max(len(sign), 4) + 0.5  # room for the price
             if place[0] + width > columns:
                 place = [0, place[1] + 1]
             if place[1] == rows:
                 break
             x, y = place
-            axes.add_patch(Rectangle((x, y), width - 0.5, 0.9, facecolor=scale(min(1, bits / 16)), edgecolor="#7f7f7f"))
+            axes.add_patch(
+                Rectangle((x, y), width - 0.5, 0.9, facecolor=scale(min(1.0, bits / 16)), edgecolor="#7f7f7f")
+            )
             axes.text(x + 0.2, y + 0.38, sign, va="center", family="monospace", fontsize=8, parse_math=False)
             axes.text(x + 0.2, y + 0.74, f"{bits:.1f}", va="center", fontsize=5.5)
             place[0] += width
