@@ -191,7 +191,7 @@ class Claim:
         """
         lossless = self.decoded == self.text
         return {
-            "tokens": self.nats.sum() / NATS_PER_BIT,
+            "tokens": float(self.nats.sum()) / NATS_PER_BIT,
             "dictionary": 8.0 * _xz(self.dictionary) if self.dictionary else 0.0,
             "repair": 0.0 if lossless else 8.0 * (_xz(self.decoded + self.text) - _xz(self.decoded)),
             "length": 2.0 * len(self.nats).bit_length() - 1,
