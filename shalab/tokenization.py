@@ -137,12 +137,11 @@ class NGram:
     def probability(self, token: int, context: Sequence[int] = ()) -> float:
         p = 1 / self.vocab_size
         for n in range(min(self.order, len(context) + 1)):
-            followers = self._followers.get(tuple(context[len(context) - n :]))
+            nearest = tuple(context[len(context) - n :])
+            followers = self._followers.get(nearest)
             if followers is None:  # then no longer context was seen either
                 break
-            p = (followers[token] + len(followers) * p) / (
-                self._totals[tuple(context[len(context) - n :])] + len(followers)
-            )
+            p = (followers[token] + len(followers) * p) / (self._totals[nearest] + len(followers))
         return p
 
     def predict(self, context: Sequence[int]) -> np.ndarray:
