@@ -199,3 +199,18 @@ def heat_maps(
     for axes in panels[:, 0]:
         axes.set_ylabel(ylabel)
     return figure
+
+
+def by_place(rows: dict[str, tuple[str, list[float]]]) -> Figure:
+    """Mean prices by place, a panel each: title -> (what the places are, bits at the first, second, ... place)."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
+    for axes, (title, (places, bits)) in zip(panels, rows.items(), strict=True):
+        names = [str(place) for place in range(1, len(bits))] + [f"{len(bits)} on"]
+        bars = axes.bar(names, bits, color=[ORANGE] + [BLUE] * (len(bits) - 1))
+        axes.bar_label(bars, fmt="%.2f", padding=2)
+        axes.set(title=title, xlabel=places)
+        axes.margins(y=0.12)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set(ylabel="mean bits")
+    return figure
