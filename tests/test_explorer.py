@@ -224,7 +224,9 @@ def test_explorer_in_jupyterlab(lab):
     wrong row, when `reveal` is empty, and when `send` forgets save_changes."""
     with lab.notebook(CELL, height=1300) as page:
         widget = page.locator(".shalab")
-        image = widget.get_by_role("img", name="Attention of block 1, head 0: 5 query bytes by 9 ages")
+        image = widget.get_by_role(
+            "img", name="Attention of block 1, head 0: 5 query bytes by 9 ages; the largest weight is 0.900"
+        )
         state = lambda: lab.execute(page, "print(e.block, e.head, e.query, e.pinned)")  # noqa: E731
         title = widget.locator("[role=status]")
 
@@ -266,16 +268,16 @@ def test_explorer_in_jupyterlab(lab):
 
         lab.execute(page, "e.pinned = 4")
         assert title.inner_text() == "Query byte 4 of 5: “z” (pinned)"
-        widget.get_by_label("Head").select_option("1")
+        widget.get_by_role("combobox", name="Head").select_option("1")
         widget.get_by_role("img", name="Attention of block 1, head 1").wait_for()
         assert first.all_inner_texts()[0] == "0.111"
-        widget.get_by_label("Block").select_option("3")
+        widget.get_by_role("combobox", name="Block").select_option("3")
         image = widget.get_by_role("img", name="Attention of block 3, head 1")
         image.wait_for()
         assert image.evaluate(CELLS) == shown and state() == "3 1 1 4"
 
         assert "weight ≤ 0.0" in widget.locator("svg").first.inner_html()
-        widget.get_by_label("Colour").select_option("linear")
+        widget.get_by_role("combobox", name="Colour").select_option("linear")
         assert "weight 0<" in widget.locator("svg").first.inner_html()
 
         with page.expect_download() as saved:

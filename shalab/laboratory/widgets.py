@@ -63,8 +63,8 @@ async ([script, css]) => {
     const model = {
       get: (name) => values[name],
       set: (name, value) => { values[name] = value; events.dispatchEvent(new Event(`change:${name}`)); },
-      on: (names, act) => names.split(' ').forEach((name) => events.addEventListener(name, act)),
-      off: (names, act) => names.split(' ').forEach((name) => events.removeEventListener(name, act)),
+      on: (name, act) => events.addEventListener(name, act),
+      off: (name, act) => events.removeEventListener(name, act),
       save_changes: () => {},
     };
     await frame();

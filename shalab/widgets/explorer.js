@@ -1,7 +1,7 @@
 // One head's weights: rows are query bytes, columns are ages. Everything of a head is here; no row is asked for.
 
 const HEIGHT = 320, LEFT = 58, TOP = 24, RIGHT = 12, BOTTOM = 36;  // CSS pixels of the map and what stands around it
-const ROW = 20, COLUMN = 8;  // CSS pixels of a query byte and of an age when zoomed in as far as it goes
+const ROW = 20, COLUMN = 12;  // CSS pixels of a query byte and of an age when zoomed in as far as it goes
 const BEFORE = 280, AFTER = 40;  // bytes of text shown around the query byte
 const DARK = "#111", LIGHT = "#fff";
 
@@ -26,7 +26,7 @@ function decode(model) {
   const weights = float32(sent.top_weights), ages = new Uint32Array(float32(sent.top_ages).buffer);
   return {
     map, text, nQueries, nMemory, nAges: text.length, nCells: map.length / nQueries, bin: sent.bin,
-    levels: float32(sent.levels), range: sent.range, octaves: sent.octaves,
+    largest: weights.reduce((a, b) => Math.max(a, b)), levels: float32(sent.levels), range: sent.range, octaves: sent.octaves,
     place: (row, age) => nMemory + row - age,
     code: (row, age) => map[row * (map.length / nQueries) + Math.floor(age / sent.bin)],
     shares: (row) => shares.subarray(row * nOctaves, (row + 1) * nOctaves),
@@ -132,7 +132,8 @@ export default {
     let head, bright, zoom = 1, width = 0, saving;
     const signs = glyphs(uint8(model.get("_text")));
     const name = (place) => signs[place] || glyph(uint8(model.get("_text"))[place]);
-    const shown = () => model.get("pinned") ?? model.get("query");
+    const chosen = { query: model.get("query"), pinned: model.get("pinned") };  // runs ahead of the model
+    const shown = () => chosen.pinned ?? chosen.query;
 
     // What a reader sees
     const picture = element("canvas", { role: "img" });
@@ -158,7 +159,7 @@ export default {
     const zooms = [
       button("−", "Zoom out", () => zoomTo(zoom / 2)), button("+", "Zoom in", () => zoomTo(zoom * 2)), button("Whole", "Show the whole map", () => zoomTo(1)),
     ];
-    const pin = element("button", { onclick: () => toggle() });
+    const pin = element("button", { onclick: () => set("pinned", chosen.pinned == null ? chosen.query : null) });
     const exports = [button("PNG", "Save as PNG", () => savePNG()), button("SVG", "Save as SVG", () => download("attention.svg", new Blob([svg()], { type: "image/svg+xml" })))];
     [...zooms, pin, ...exports].forEach(keepKeys);
 
@@ -178,7 +179,7 @@ export default {
       age: (map.scrollLeft / (width * zoom)) * head.nAges, nAges: head.nAges / zoom,
       row: (map.scrollTop / (HEIGHT * zoom)) * head.nQueries, nRows: head.nQueries / zoom,
     });
-    const marked = () => marks(area(), width, model.get("query"), model.get("pinned"));
+    const marked = () => marks(area(), width, chosen.query, chosen.pinned);
 
     function drawMap() {
       if (!width) return;
@@ -209,7 +210,7 @@ export default {
 
     /** The panel below the map: all about the row that is pinned, else looked at. */
     function drawRow() {
-      const t = shown(), at = head.place(t, 0), top = head.top(t), pinned = model.get("pinned");
+      const t = shown(), at = head.place(t, 0), top = head.top(t), pinned = chosen.pinned;
       title.textContent = `Query byte ${counted(t)} of ${counted(head.nQueries)}: “${name(at)}”${pinned == null ? "" : " (pinned)"}`;
       pin.textContent = pinned == null ? "Pin" : "Unpin";
       context.innerHTML = runs(t, at, new Set(top.map(({ age }) => head.place(t, age))));
@@ -222,7 +223,7 @@ export default {
       const shares = head.shares(t);
       distances.setAttribute("aria-label", "Share of the weight by age: " +
         head.octaves.map((age, i) => `from ${age} ${(100 * shares[i]).toFixed(1)} %`).join(", "));
-      row.range.setAttribute("aria-valuetext", `${model.get("query")}, ${name(head.place(model.get("query"), 0))}`);
+      row.range.setAttribute("aria-valuetext", `${chosen.query}, ${name(head.place(chosen.query, 0))}`);
     }
 
     /** A new head, or the first. */
@@ -230,17 +231,17 @@ export default {
       head = decode(model);
       row.range.max = head.nQueries - 1;
       picture.setAttribute("aria-label", `Attention of block ${model.get("block")}, head ${model.get("head")}: ${counted(head.nQueries)} query bytes by ` +
-        `${counted(head.nAges)} ages; half of what is seen lies below ${shortly(head.range[1])}`);
+        `${counted(head.nAges)} ages; the largest weight is ${shortly(head.largest)}`);
       distances.setAttribute("viewBox", `0 0 ${36 * head.octaves.length} 150`);
       distances.style.width = `${36 * head.octaves.length}px`;
       blocks.box.value = model.get("block");
       heads.box.value = model.get("head");
-      row.set(model.get("query"));
+      row.set(chosen.query);
       recolour();
     }
 
     function moved() {
-      row.set(model.get("query"));
+      row.set(chosen.query);
       around.lastChild.innerHTML = marked();
       drawRow();
     }
@@ -274,31 +275,42 @@ export default {
 
     function send(trait, value) {
       model.set(trait, value);
+      model.save_changes();
+    }
+
+    /** Shows a choice at once and tells the kernel a little later: a moving pointer must not fill its queue. */
+    function set(trait, value) {
+      chosen[trait] = value;
+      moved();
       clearTimeout(saving);
-      saving = setTimeout(() => model.save_changes(), 60);  // a moving pointer must not fill the kernel's queue
+      saving = setTimeout(() => {
+        for (const each of ["query", "pinned"]) model.set(each, chosen[each]);
+        model.save_changes();
+      }, 60);
     }
 
     function choose(value) {
       const next = Math.min(head.nQueries - 1, Math.max(0, value));
-      if (next !== model.get("query")) send("query", next);
+      if (next !== chosen.query) set("query", next);
     }
 
+    /** A click or Enter on the pinned row unpins it, on any other pins that one. */
     function toggle() {
-      send("pinned", model.get("pinned") === model.get("query") ? null : model.get("query"));
+      set("pinned", chosen.pinned === chosen.query ? null : chosen.query);
     }
 
     const rowAt = (event) => Math.floor(((event.clientY - picture.getBoundingClientRect().top + map.scrollTop) / (HEIGHT * zoom)) * head.nQueries);
 
     function reveal() {
-      const y = ((model.get("query") + 0.5) / head.nQueries) * HEIGHT * zoom;
+      const y = ((chosen.query + 0.5) / head.nQueries) * HEIGHT * zoom;
       if (y < map.scrollTop || y > map.scrollTop + HEIGHT) map.scrollTop = y - HEIGHT / 2;
     }
 
     // Rows grow downwards, where a slider's value grows upwards.
     const keys = {
-      ArrowUp: () => choose(model.get("query") - 1), ArrowDown: () => choose(model.get("query") + 1),
-      PageUp: () => choose(model.get("query") - Math.ceil(head.nQueries / zoom / 10)),
-      PageDown: () => choose(model.get("query") + Math.ceil(head.nQueries / zoom / 10)),
+      ArrowUp: () => choose(chosen.query - 1), ArrowDown: () => choose(chosen.query + 1),
+      PageUp: () => choose(chosen.query - Math.ceil(head.nQueries / zoom / 10)),
+      PageDown: () => choose(chosen.query + Math.ceil(head.nQueries / zoom / 10)),
       Home: () => choose(0), End: () => choose(head.nQueries - 1), Enter: toggle,
     };
     for (const node of [map, row.range]) {
@@ -364,12 +376,16 @@ export default {
     load();
     resize();
     model.on("change:_view", load);
-    model.on("change:query change:pinned", moved);
+    const taken = Object.fromEntries(["query", "pinned"].map((trait) => [`change:${trait}`, () => {
+      chosen[trait] = model.get(trait);
+      moved();
+    }]));
+    for (const [event, take] of Object.entries(taken)) model.on(event, take);
     return () => {
       clearTimeout(saving);
       sizes.disconnect();
       model.off("change:_view", load);
-      model.off("change:query change:pinned", moved);
+      for (const [event, take] of Object.entries(taken)) model.off(event, take);
     };
   },
 };
