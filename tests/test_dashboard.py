@@ -385,7 +385,7 @@ dashboard.show()
 def test_buttons_act_while_a_cell_awaits(lab, tmp_path):
     """Run All stands at `await run`; pause, continue and stop are pressed meanwhile, the first by keyboard.
 
-    Seen to fail with `ask` sending nothing, and with `append` forgetting to draw.
+    Seen to fail with `append` forgetting to draw.
     """
     cells = [TRAIN.format(folder=str(tmp_path / "run")), "run.start()\nawait run"]
     notebook = nbformat.v4.new_notebook(
@@ -431,7 +431,7 @@ def test_buttons_act_while_a_cell_awaits(lab, tmp_path):
 def test_dashboard_of_a_recorded_run(lab, tmp_path):
     """Both axes, a view displayed again, axe-core, themes and a narrow window.
 
-    Seen to fail with the axis' onchange removed and with the canvas' name removed.
+    Seen to fail with the axis' onchange removed.
     """
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in recorded(500)))
     source = (

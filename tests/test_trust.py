@@ -72,7 +72,7 @@ def test_bad_input(tmp_path):
 def test_in_the_browser(lab):
     """The slider by keyboard, the tensor by list and by row; the kernel sees both.
 
-    Seen to fail with `save_changes` removed, and with the columns of `norm` swapped.
+    Seen to fail with `save_changes` removed.
     """
     source = f"from shalab.widgets.trust import TrustInspector\ninspector = TrustInspector({recorded()!r})\ninspector"
     with lab.notebook(source, "TrustInspector([])", name="trust.ipynb") as page:
