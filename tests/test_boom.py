@@ -10,8 +10,14 @@ from shalab.boom import Boom, fold
 from shalab.dropout import Dropout
 from shalab.widgets import BoomExplorer
 from shalab.widgets.boom import (
-    boom_flops, boom_parameters, costs, example, feed_forward_flops, feed_forward_parameters, stacked,
-)  # fmt: skip
+    boom_flops,
+    boom_parameters,
+    costs,
+    example,
+    feed_forward_flops,
+    feed_forward_parameters,
+    stacked,
+)
 
 
 def matrix_flops(layer, *arguments):

@@ -106,6 +106,23 @@ def test_from_the_step_named_last_on_only_positions_change():
 
 CELL = "from shalab.widgets import MemoryView\nview = MemoryView(7, 19, 2, 'The quick brown fox jumps')\nview"
 
+# The commonest colour in each cell of the canvas, by its variable's name.
+PAINTED = """(canvas, [rows, columns]) => {
+    const style = getComputedStyle(canvas.closest(".shalab")), c = canvas.getContext("2d"), ratio = devicePixelRatio;
+    const names = Object.fromEntries(["blue", "orange"].map((name) => [style.getPropertyValue(`--shalab-${name}`), name]));
+    const w = (canvas.clientWidth - 62) / columns, h = 18;
+    const commonest = (t, p) => {
+        const area = [52 + p * w + 2, 4 + t * h + 2, w - 4, h - 4].map((pixels) => Math.round(pixels * ratio));
+        const { data } = c.getImageData(...area), counts = {};
+        for (let i = 0; i < data.length; i += 4) {
+            const color = "#" + [...data.slice(i, i + 3)].map((part) => part.toString(16).padStart(2, "0")).join("");
+            counts[color] = (counts[color] ?? 0) + 1;
+        }
+        return names[Object.entries(counts).sort((a, b) => b[1] - a[1])[0][0]] ?? "";
+    };
+    return Array.from({ length: rows }, (_, t) => Array.from({ length: columns }, (_, p) => commonest(t, p)));
+}"""
+
 
 def test_in_the_browser(lab):
     """Broken on purpose and seen to fail: `seen` shifted by one row; the query's row not kept within the window; no

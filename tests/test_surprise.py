@@ -111,7 +111,7 @@ def test_in_the_browser(lab):
         assert int(text.get_attribute("aria-valuenow")) <= 9
         text.press("End")
         page.get_by_text("byte 43, d (100): 7.00 bits").wait_for()
-        page.get_by_label("show", exact=True).select_option("short − long")
+        page.get_by_role("combobox", name="show").select_option("short − long")
         page.get_by_text("byte 43, d (100): −7.00 bits (0.00 against 7.00)").wait_for()
         assert lab.execute(page, "print(view.shown, view.cursor)") == "2 43"
         page.locator(".shalab-page .shalab-byte").nth(2).hover()
