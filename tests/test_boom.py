@@ -83,8 +83,7 @@ CELL = "from shalab.widgets import BoomExplorer\nexplorer = BoomExplorer(200, 3)
 
 
 def test_in_the_browser(lab):
-    """Broken on purpose and seen to fail: sums of `rows.slice(0, whole)`; play without its last step; keydown of a
-    slider that is not kept from JupyterLab."""
+    """Broken on purpose and seen to fail: sums of `rows.slice(0, whole)`; play that does not stop at the end."""
     with lab.notebook(CELL, name="boom.ipynb") as page:
         page.get_by_label("chunks H / D").focus()
         page.keyboard.press("ArrowRight")

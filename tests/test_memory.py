@@ -109,7 +109,8 @@ CELL = "from shalab.widgets import MemoryView\nview = MemoryView(7, 19, 2, 'The 
 # The commonest colour in each cell of the canvas, by its variable's name.
 PAINTED = """(canvas, [rows, columns]) => {
     const style = getComputedStyle(canvas.closest(".shalab")), c = canvas.getContext("2d"), ratio = devicePixelRatio;
-    const names = Object.fromEntries(["blue", "orange"].map((name) => [style.getPropertyValue(`--shalab-${name}`), name]));
+    const names = {};
+    for (const name of ["blue", "orange"]) names[style.getPropertyValue(`--shalab-${name}`)] = name;
     const w = (canvas.clientWidth - 62) / columns, h = 18;
     const commonest = (t, p) => {
         const area = [52 + p * w + 2, 4 + t * h + 2, w - 4, h - 4].map((pixels) => Math.round(pixels * ratio));
@@ -125,8 +126,7 @@ PAINTED = """(canvas, [rows, columns]) => {
 
 
 def test_in_the_browser(lab):
-    """Broken on purpose and seen to fail: `seen` shifted by one row; the query's row not kept within the window; no
-    name on the canvas."""
+    """Broken on purpose and seen to fail: the staircase one row too low; the query's row not kept within the window."""
     with lab.notebook(CELL, "MemoryView(1024, 5000, 6)", name="memory.ipynb") as page:
         small = page.locator(".shalab").first
         small.get_by_role(

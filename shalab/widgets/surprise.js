@@ -45,9 +45,8 @@ export default {
       element("div", { class: "shalab-side" }, table,
         element("div", {}, heading, costly)));
 
-    const level = (span, bits) => span.style.setProperty("--level", Math.min(1, Math.abs(bits) / FULL).toFixed(3));
     function paint(span, bits) {
-      level(span, bits);
+      span.style.setProperty("--level", Math.min(1, Math.abs(bits) / FULL).toFixed(3));
       span.classList.toggle("shalab-cheaper", bits < 0);
     }
 
@@ -92,9 +91,9 @@ export default {
     }
     const probability = (p) => (p >= 0.001 ? p.toFixed(3) : p.toExponential(1).replace("e-", " · 10^−"));
 
-    function move(i, save = true) {
+    function move(i) {
       model.set("cursor", Math.max(0, Math.min(n - 1, i)));
-      if (save) model.save_changes();
+      model.save_changes();
       const box = page.getBoundingClientRect(), byte = marked.getBoundingClientRect();
       if (byte.top < box.top) page.scrollTop -= box.top - byte.top + 4;
       if (byte.bottom > box.bottom) page.scrollTop += byte.bottom - box.bottom + 4;
@@ -127,10 +126,9 @@ export default {
       event.stopPropagation();
       move(KEYS[event.key]());
     });
-    page.addEventListener("pointerover", ({ target }) => {
-      if (target.index !== undefined) {
-        model.set("cursor", target.index);
-      }
+    page.addEventListener("pointermove", ({ target, movementX, movementY }) => {
+      // text that scrolls under a pointer at rest leaves the cursor where the keyboard put it
+      if (target.index !== undefined && (movementX || movementY)) model.set("cursor", target.index);
     });
     page.addEventListener("pointerleave", () => model.save_changes()); // one message for the whole way
 
