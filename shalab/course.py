@@ -103,7 +103,7 @@ def execute(path: Path) -> None:
     speed, began = steps_per_minute(), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(
-            notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", record_timing=False,
+            notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", record_timing=False, coalesce_streams=True,
             resources={"metadata": {"path": folder}},
         ).execute()  # fmt: skip
     steps = speed * (time.perf_counter() - began) / 60

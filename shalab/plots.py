@@ -120,11 +120,11 @@ class Picture:
         return {"text/html": tag, "text/plain": self.alt}
 
 
-def ladder(rows: dict[str, float]) -> Figure:
-    """Bits per byte as horizontal bars, in the order given."""
+def ladder(rows: dict[str, float], own: str) -> Figure:
+    """Bits per byte as horizontal bars, in the order given; the bar called `own` stands out."""
     figure = Figure(figsize=(7.5, 0.45 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots()
-    bars = axes.barh(list(rows), list(rows.values()), color=[GREY] * (len(rows) - 1) + [BLUE])
+    bars = axes.barh(list(rows), list(rows.values()), color=[BLUE if name == own else GREY for name in rows])
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.invert_yaxis()
     axes.set(xlabel="bits per byte", xlim=(0, 8.8))

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shalab.course import notebooks
 from shalab.device import to_host
 
 PROGRESS_FILE = ".progress.json"  # in the folder that the notebook runs in
@@ -161,11 +162,12 @@ def difference(result, expected) -> str | None:
 
 
 def exercises() -> dict[str, list[Check]]:
-    """Notebook -> its exercises, of the whole course."""
-    modules = {name: importlib.import_module(f"{__name__}.{name}") for _, name, _ in pkgutil.iter_modules(__path__)}
+    """Notebook -> its exercises, in the course's order."""
+    names = [name for _, name, _ in pkgutil.iter_modules(__path__)]
+    course = [path.stem[3:] for path in notebooks() if path.stem[3:] in names]
+    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in dict.fromkeys(course + names)}
     return {
-        notebook: [check for check in vars(module).values() if isinstance(check, Check)]
-        for notebook, module in modules.items()
+        name: [check for check in vars(module).values() if isinstance(check, Check)] for name, module in modules.items()
     }
 
 
