@@ -133,7 +133,7 @@ def ladder(rows: dict[str, float], own: str) -> Figure:
 
 
 def lines(
-    x: Sequence[float],
+    x: Sequence[float | str],
     curves: dict[str, Sequence[float]],
     xlabel: str,
     ylabel: str,
