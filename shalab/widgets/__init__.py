@@ -2,3 +2,7 @@
 
 Nothing in the model or the training code imports this package.
 """
+
+from shalab.widgets.explorer import AttentionExplorer
+
+__all__ = ["AttentionExplorer"]
