@@ -292,6 +292,7 @@ def test_explorer_in_jupyterlab(lab):
         with page.expect_download() as saved:
             widget.get_by_role("button", name="Save as PNG").click()
         assert saved.value.path().read_bytes().startswith(b"\x89PNG")
+        saved.value.save_as(lab.pictures / "explorer_saved.png")
         assert violations(page, ".shalab") == []
 
 

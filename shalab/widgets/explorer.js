@@ -7,7 +7,12 @@ const DARK = "#111", LIGHT = "#fff";
 
 const escaped = (text) => text.replace(/[&<>]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[c]);
 const counted = (n) => n.toLocaleString("en");
-const shortly = (weight) => weight >= 0.0995 ? weight.toFixed(3) : weight >= 1e-4 ? weight.toPrecision(2) : weight.toExponential(0);
+const percent = (share) => share === 0 ? "" : share < 0.005 ? "<1%" : `${Math.round(100 * share)}%`;
+
+function shortly(weight) {
+  if (weight >= 0.0995) return weight.toFixed(3);
+  return weight >= 1e-4 ? weight.toPrecision(2) : weight.toExponential(0);
+}
 
 /** About one round number per `gap` pixels between low and high: 1, 2 or 5 times a power of ten apart, at least 1. */
 function ticks(low, high, pixels, gap) {
@@ -26,7 +31,8 @@ function decode(model) {
   const weights = float32(sent.top_weights), ages = new Uint32Array(float32(sent.top_ages).buffer);
   return {
     map, text, nQueries, nMemory, nAges: text.length, nCells: map.length / nQueries, bin: sent.bin,
-    largest: weights.reduce((a, b) => Math.max(a, b)), levels: float32(sent.levels), range: sent.range, octaves: sent.octaves,
+    largest: weights.reduce((a, b) => Math.max(a, b)), levels: float32(sent.levels),
+    range: sent.range, octaves: sent.octaves,
     place: (row, age) => nMemory + row - age,
     code: (row, age) => map[row * (map.length / nQueries) + Math.floor(age / sent.bin)],
     shares: (row) => shares.subarray(row * nOctaves, (row + 1) * nOctaves),
@@ -48,8 +54,9 @@ function paint(node, head, area, bright) {
     const [r, g, b] = CIVIDIS[Math.round(255 * share)];
     return ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
   });
-  const edge = (start, size, n, most) => Math.min(most - 1, Math.floor(start + (size * n)));
-  const columns = Int32Array.from({ length: width + 1 }, (_, x) => edge(area.age / bin, area.nAges / bin / width, x, nCells));
+  const edge = (start, size, n, most) => Math.min(most - 1, Math.floor(start + size * n));
+  const column = (_, x) => edge(area.age / bin, area.nAges / bin / width, x, nCells);
+  const columns = Int32Array.from({ length: width + 1 }, column);
   const image = new ImageData(width, height), pixels = new Uint32Array(image.data.buffer);
   for (let y = 0; y < height; y++) {
     const first = edge(area.row, area.nRows / height, y, nQueries);
@@ -71,7 +78,8 @@ function paint(node, head, area, bright) {
 // What follows is SVG: drawn around the canvas, and written into the exports.
 
 const label = (x, y, anchor, content, size = 11) =>
-  `<text x="${x}" y="${y}" text-anchor="${anchor}" font-size="${size}" font-family="sans-serif" fill="currentColor">${escaped(String(content))}</text>`;
+  `<text x="${x}" y="${y}" text-anchor="${anchor}" font-size="${size}" font-family="sans-serif" fill="currentColor">` +
+  `${escaped(String(content))}</text>`;
 const line = (x1, y1, x2, y2, colour, thickness) =>
   `<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}" stroke="${colour}" stroke-width="${thickness}"/>`;
 const middleOf = (row, area) => TOP + ((row + 0.5 - area.row) / area.nRows) * HEIGHT;
@@ -81,7 +89,8 @@ const inside = (y) => y >= TOP && y <= TOP + HEIGHT;
 function frame(head, area, width, signs, scale) {
   const parts = [];
   const x = (age) => LEFT + ((age - area.age) / area.nAges) * width;
-  const across = ticks(area.age, area.age + area.nAges, width, 70), down = ticks(area.row, area.row + area.nRows, HEIGHT, 14);
+  const across = ticks(area.age, area.age + area.nAges, width, 70);
+  const down = ticks(area.row, area.row + area.nRows, HEIGHT, 14);
   const half = across.step === 1 ? 0.5 : 0;
   for (const age of across.values) {
     parts.push(line(x(age + half), TOP + HEIGHT, x(age + half), TOP + HEIGHT + 4, "currentColor", 1));
@@ -91,14 +100,16 @@ function frame(head, area, width, signs, scale) {
   const sparse = down.step === 1 ? down.values : ticks(area.row, area.row + area.nRows, HEIGHT, 45).values;
   for (const row of sparse) {
     const y = middleOf(row, area), sign = down.step === 1 ? ` ${signs[head.nMemory + row]}` : "";
-    if (inside(y)) parts.push(line(LEFT - 4, y, LEFT, y, "currentColor", 1), label(LEFT - 6, y + 4, "end", counted(row) + sign));
+    if (!inside(y)) continue;
+    parts.push(line(LEFT - 4, y, LEFT, y, "currentColor", 1), label(LEFT - 6, y + 4, "end", counted(row) + sign));
   }
   parts.push(label(LEFT + width / 2, TOP + HEIGHT + 31, "middle", "age: bytes back from the query byte", 12));
   parts.push(label(4, 15, "start", "query byte", 12));
   const [low, high] = scale === "linear" ? [0, head.range[1]] : head.range, start = LEFT + width - 146;
   parts.push(label(start - 6, 15, "end", `weight ${low ? `≤ ${shortly(low)}` : "0"}`));
   for (let i = 0; i < 24; i++) {
-    parts.push(`<rect x="${start + i * 4}" y="6" width="4.5" height="11" fill="rgb(${CIVIDIS[Math.round((255 * i) / 23)]})"/>`);
+    const colour = CIVIDIS[Math.round((255 * i) / 23)];
+    parts.push(`<rect x="${start + i * 4}" y="6" width="4.5" height="11" fill="rgb(${colour})"/>`);
   }
   parts.push(label(start + 101, 15, "start", `≥ ${shortly(high)}`));
   return parts.join("");
@@ -108,8 +119,9 @@ function frame(head, area, width, signs, scale) {
 function marks(area, width, query, pinned) {
   const mark = (row, size) => {
     const y = middleOf(row, area);
-    return inside(y) ? line(LEFT, y, LEFT + width, y, DARK, size / 2) + line(LEFT, y, LEFT + width, y, LIGHT, size / 4) +
-      `<path d="M${LEFT - 1} ${y}l${-size} ${-size}v${2 * size}z" fill="#d55e00"/>` : "";
+    if (!inside(y)) return "";
+    const [outer, inner] = [[DARK, size / 2], [LIGHT, size / 4]].map((pen) => line(LEFT, y, LEFT + width, y, ...pen));
+    return `${outer}${inner}<path d="M${LEFT - 1} ${y}l${-size} ${-size}v${2 * size}z" fill="#d55e00"/>`;
   };
   return (query === pinned ? "" : mark(query, 5)) + (pinned == null ? "" : mark(pinned, 8));
 }
@@ -119,13 +131,12 @@ function bars(head, row, width) {
   const shares = head.shares(row), step = width / shares.length, most = Math.max(...shares);
   const parts = Array.from(shares, (share, i) => {
     const middle = (i + 0.5) * step, tall = (100 * share) / most, first = head.octaves[i];
-    return `<rect x="${middle - step * 0.4}" y="${116 - tall}" width="${step * 0.8}" height="${tall}" fill="#0072b2"/>` +
-      label(middle, 112 - tall, "middle", percent(share), 10) + label(middle, 129, "middle", first < 1024 ? first : `${first / 1024}k`, 10);
+    const [left, wide] = [middle - step * 0.4, step * 0.8];
+    return `<rect x="${left}" y="${116 - tall}" width="${wide}" height="${tall}" fill="#0072b2"/>` +
+      label(middle, 112 - tall, "middle", percent(share), 10) + label(middle, 129, "middle", first, 10);
   });
   return parts.join("") + label(width / 2, 146, "middle", "from this age to below the next");
 }
-
-const percent = (share) => share === 0 ? "" : share < 0.005 ? "<1%" : `${Math.round(100 * share)}%`;
 
 export default {
   render({ model, el }) {
@@ -138,41 +149,52 @@ export default {
     // What a reader sees
     const picture = element("canvas", { role: "img" });
     const spacer = element("div", {}, picture);
-    const map = element("div", { class: "shalab-map", tabindex: 0, role: "group", "aria-label": "Map of weights; arrow keys choose the query byte, Enter pins it" }, spacer);
+    const group = (name, about, ...children) =>
+      element("div", { class: name, tabindex: 0, role: "group", "aria-label": about }, ...children);
+    const map = group("shalab-map", "Map of weights; arrow keys choose the query byte, Enter pins it", spacer);
     const around = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     around.setAttribute("aria-hidden", "true");
     const figure = element("div", { class: "shalab-figure" }, map, around);
     Object.assign(map.style, { left: `${LEFT}px`, top: `${TOP}px`, height: `${HEIGHT}px` });
     figure.style.height = `${TOP + HEIGHT + BOTTOM}px`;
     const title = element("div", { class: "shalab-title", role: "status" });
-    const context = element("div", { class: "shalab-text", tabindex: 0, role: "group", "aria-label": "Text around the query byte" });
+    const context = group("shalab-text", "Text around the query byte");
     const table = element("tbody");
     const distances = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     distances.setAttribute("role", "img");
 
     // What a reader touches
     const row = slider("Query byte", { min: 0, max: 1, value: 0, oninput: (value) => choose(value) });
-    const blocks = select("Block", model.get("_blocks").map((b) => [b, b]), { value: model.get("block"), onchange: (v) => send("block", Number(v)) });
-    const heads = select("Head", Array.from({ length: model.get("_n_heads") }, (_, i) => [i, i]), { value: model.get("head"), onchange: (v) => send("head", Number(v)) });
-    const scale = select("Colour", [["log", "logarithmic"], ["linear", "linear"]], { value: "log", onchange: () => recolour() });
+    const chooser = (text, trait, values) => select(text, values.map((value) => [value, value]), {
+      value: model.get(trait), onchange: (value) => send(trait, Number(value)),
+    });
+    const blocks = chooser("Block", "block", model.get("_blocks"));
+    const heads = chooser("Head", "head", Array.from({ length: model.get("_n_heads") }, (_, i) => i));
+    const scales = [["log", "logarithmic"], ["linear", "linear"]];
+    const scale = select("Colour", scales, { value: "log", onchange: () => recolour() });
     const button = (text, label, onclick) => element("button", { "aria-label": label, title: label, onclick }, text);
     const zooms = [
-      button("−", "Zoom out", () => zoomTo(zoom / 2)), button("+", "Zoom in", () => zoomTo(zoom * 2)), button("Whole", "Show the whole map", () => zoomTo(1)),
+      button("−", "Zoom out", () => zoomTo(zoom / 2)),
+      button("+", "Zoom in", () => zoomTo(zoom * 2)),
+      button("Whole", "Show the whole map", () => zoomTo(1)),
     ];
     const pin = element("button", { onclick: () => set("pinned", chosen.pinned == null ? chosen.query : null) });
-    const exports = [button("PNG", "Save as PNG", () => savePNG()), button("SVG", "Save as SVG", () => download("attention.svg", new Blob([svg()], { type: "image/svg+xml" })))];
-    [...zooms, pin, ...exports].forEach(keepKeys);
+    const saves = [button("PNG", "Save as PNG", () => savePNG()), button("SVG", "Save as SVG", () => saveSVG())];
+    [...zooms, pin, ...saves].forEach(keepKeys);
 
-    const root = element("div", { class: "shalab shalab-explorer" },
-      element("div", { class: "shalab-row" }, blocks.label, heads.label, scale.label, element("span", { class: "shalab-buttons" }, ...zooms), element("span", { class: "shalab-buttons" }, ...exports)),
+    const div = (name, ...children) => element("div", { class: name }, ...children);
+    const columns = ["weight", "age", "the byte in its text"].map((name) => element("th", { scope: "col" }, name));
+    const root = div("shalab shalab-explorer",
+      div("shalab-row", blocks.label, heads.label, scale.label, div("", ...zooms), div("", ...saves)),
       figure,
-      element("div", { class: "shalab-row" }, row.label, pin, element("span", {}, model.get("_reach"))),
-      element("div", { class: "shalab-quiet" }, "Point at a row or use the arrow keys; click or Enter pins it. Drag or scroll moves the map when it is zoomed in, Ctrl and the wheel zoom."),
+      div("shalab-row", row.label, pin, model.get("_reach")),
+      div("shalab-quiet",
+        "Point at a row or use the arrow keys; click or Enter pins it. Ctrl and the wheel zoom; drag or scroll to move."),
       title,
-      element("div", { class: "shalab-panel" },
-        element("div", { class: "shalab-column" }, context, element("div", { class: "shalab-title" }, "How far back the weight lies"), distances),
-        element("div", {}, element("table", {}, element("caption", {}, "Largest weights"),
-          element("thead", {}, element("tr", {}, ...["weight", "age", "the byte in its text"].map((t) => element("th", { scope: "col" }, t)))), table))));
+      div("shalab-panel",
+        div("shalab-column", context, div("shalab-title", "How far back the weight lies"), distances),
+        element("table", {}, element("caption", {}, "Largest weights"),
+          element("thead", {}, element("tr", {}, ...columns)), table)));
     el.append(root);
 
     const area = () => ({
@@ -193,14 +215,18 @@ export default {
       drawRow();
     }
 
-    /** The text around byte `at`, each byte the darker the more of row t's weight it has; equal neighbours share a tag. */
+    const excerpt = (place) => [
+      signs.slice(Math.max(0, place - 16), place).join(""), name(place), signs.slice(place + 1, place + 13).join(""),
+    ];
+
+    /** The text around byte `at`, the bluer the more of row t's weight a byte has; equal neighbours share a tag. */
     function runs(t, at, strongest) {
       let html = "", open = "";
       for (let place = Math.max(0, at - BEFORE); place < Math.min(signs.length, at + AFTER); place++) {
         const share = place <= at ? Math.round(11 * bright[head.code(t, at - place)]) * 5 : 0;  // 0 to 55 %
         const kind = place === at ? "query" : strongest.has(place) ? "strong" : "plain";
-        const shade = place === at ? "" : ` style="background: color-mix(in srgb, var(--shalab-blue) ${share}%, transparent)"`;
-        const tag = `<span class="shalab-${kind}"${shade}>`;
+        const shade = `background: color-mix(in srgb, var(--shalab-blue) ${share}%, transparent)`;
+        const tag = `<span class="shalab-${kind}" ${place === at ? "" : `style="${shade}"`}>`;
         if (tag !== open) html += (open && "</span>") + tag;
         open = tag;
         html += escaped(signs[place]) + (head.text[place] === 10 ? "\n" : "");
@@ -211,13 +237,14 @@ export default {
     /** The panel below the map: all about the row that is pinned, else looked at. */
     function drawRow() {
       const t = shown(), at = head.place(t, 0), top = head.top(t), pinned = chosen.pinned;
-      title.textContent = `Query byte ${counted(t)} of ${counted(head.nQueries)}: “${name(at)}”${pinned == null ? "" : " (pinned)"}`;
+      title.textContent = `Query byte ${counted(t)} of ${counted(head.nQueries)}: “${name(at)}”` +
+        (pinned == null ? "" : " (pinned)");
       pin.textContent = pinned == null ? "Pin" : "Unpin";
       context.innerHTML = runs(t, at, new Set(top.map(({ age }) => head.place(t, age))));
       table.replaceChildren(...top.map(({ age, weight }) => {
-        const place = head.place(t, age), part = (a, b) => signs.slice(Math.max(0, a), b).join("");
+        const [before, byte, after] = excerpt(head.place(t, age));
         return element("tr", {}, element("td", {}, shortly(weight)), element("td", {}, counted(age)),
-          element("td", { class: "shalab-text" }, part(place - 16, place), element("mark", {}, name(place)), part(place + 1, place + 13)));
+          element("td", { class: "shalab-text" }, before, element("mark", {}, byte), after));
       }));
       distances.innerHTML = bars(head, t, distances.viewBox.baseVal.width);
       const shares = head.shares(t);
@@ -230,8 +257,9 @@ export default {
     function load() {
       head = decode(model);
       row.range.max = head.nQueries - 1;
-      picture.setAttribute("aria-label", `Attention of block ${model.get("block")}, head ${model.get("head")}: ${counted(head.nQueries)} query bytes by ` +
-        `${counted(head.nAges)} ages; the largest weight is ${shortly(head.largest)}`);
+      picture.setAttribute("aria-label", `Attention of block ${model.get("block")}, head ${model.get("head")}: ` +
+        `${counted(head.nQueries)} query bytes by ${counted(head.nAges)} ages; ` +
+        `the largest weight is ${shortly(head.largest)}`);
       distances.setAttribute("viewBox", `0 0 ${36 * head.octaves.length} 150`);
       distances.style.width = `${36 * head.octaves.length}px`;
       blocks.box.value = model.get("block");
@@ -299,7 +327,10 @@ export default {
       set("pinned", chosen.pinned === chosen.query ? null : chosen.query);
     }
 
-    const rowAt = (event) => Math.floor(((event.clientY - picture.getBoundingClientRect().top + map.scrollTop) / (HEIGHT * zoom)) * head.nQueries);
+    function rowAt(event) {
+      const y = event.clientY - picture.getBoundingClientRect().top;
+      return Math.floor(area().row + (y / HEIGHT) * area().nRows);
+    }
 
     function reveal() {
       const y = ((chosen.query + 0.5) / head.nQueries) * HEIGHT * zoom;
@@ -347,20 +378,23 @@ export default {
 
     /** What is on the screen as a document of its own: the map is an image in it, all else is text and lines. */
     function svg() {
-      const t = shown(), top = head.top(t), total = LEFT + width + RIGHT, y = TOP + HEIGHT + BOTTOM + 24;
-      const part = (a, b) => signs.slice(Math.max(0, a), Math.max(0, b)).join("");
-      const lines = [title.textContent, ...top.map(({ age, weight }) => {
-        const place = head.place(t, age);
-        return `${shortly(weight)} at age ${counted(age)}: ${part(place - 16, place)}«${name(place)}»${part(place + 1, place + 13)}`;
+      const t = shown(), total = LEFT + width + RIGHT, y = TOP + HEIGHT + BOTTOM + 24;
+      const lines = [title.textContent, ...head.top(t).map(({ age, weight }) => {
+        const [before, byte, after] = excerpt(head.place(t, age));
+        return `${shortly(weight)} at age ${counted(age)}: ${before}«${byte}»${after}`;
       })];
-      const height = y + Math.max(18 * lines.length, 150) + 8;
-      return `<svg xmlns="http://www.w3.org/2000/svg" width="${total}" height="${height}" viewBox="0 0 ${total} ${height}" color="${DARK}">` +
-        `<rect width="100%" height="100%" fill="#fff"/>` +
+      const listed = lines.map((text, i) =>
+        `<text x="${LEFT}" y="${y + 18 * i}" font-size="12" font-family="monospace" xml:space="preserve">` +
+        `${escaped(text)}</text>`);
+      const below = y + 18 * lines.length, size = `width="${total}" height="${below + 160}"`;
+      return `<svg xmlns="http://www.w3.org/2000/svg" ${size} viewBox="0 0 ${total} ${below + 160}" color="${DARK}">` +
+        `<rect width="100%" height="100%" fill="${LIGHT}"/>` +
         `<image x="${LEFT}" y="${TOP}" width="${width}" height="${HEIGHT}" href="${picture.toDataURL()}"/>` +
-        frame(head, area(), width, signs, scale.box.value) + marked() +
-        lines.map((text, i) => `<text x="${LEFT}" y="${y + 18 * i}" font-size="12" font-family="monospace" xml:space="preserve">${escaped(text)}</text>`).join("") +
-        `<g transform="translate(${Math.max(LEFT + 380, total - distances.viewBox.baseVal.width - RIGHT)} ${y - 12})">${bars(head, t, distances.viewBox.baseVal.width)}</g></svg>`;
+        frame(head, area(), width, signs, scale.box.value) + marked() + listed.join("") +
+        `<g transform="translate(${LEFT} ${below})">${bars(head, t, distances.viewBox.baseVal.width)}</g></svg>`;
     }
+
+    const saveSVG = () => download("attention.svg", new Blob([svg()], { type: "image/svg+xml" }));
 
     async function savePNG() {
       const image = new Image();
