@@ -138,6 +138,7 @@ def lines(
     xlabel: str,
     ylabel: str,
     reference: str | None = None,
+    yscale: str = "linear",
 ) -> Figure:
     """Curves over x; the one named `reference` is drawn dashed and grey."""
     figure = Figure(figsize=(7.5, 3.6), layout="constrained")
@@ -146,7 +147,7 @@ def lines(
     for name, values in curves.items():
         style = {"color": GREY, "linestyle": "--"} if name == reference else {"color": next(colors)}
         axes.plot(x, values, **style, label=name)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale=yscale)
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
