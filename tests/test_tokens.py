@@ -141,8 +141,7 @@ dial"""
 
 
 def test_in_the_browser(lab):
-    """Broken on purpose and seen to fail: the cursor's limit one too high; prices of the uncut pieces shown after a
-    cut; the dial's table left at the first claim."""
+    """Broken on purpose and seen to fail: pieces not drawn again after a cut; the dial left at the first claim."""
     with lab.notebook(EXPLORER, LONG, DIAL, name="tokens.ipynb", height=1600) as page:
         small, long, claims = (page.locator(".shalab").nth(i) for i in range(3))
         pieces = small.get_by_role("slider", name="piece of the text")
