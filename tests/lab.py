@@ -119,7 +119,7 @@ class Lab:
     def open(self, name: str, width: int = 1280, height: int = 2400, dark: bool = False):
         """The page of a notebook that lies in the server's folder, its kernel ready."""
         page = self.browser.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         errors = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
