@@ -66,7 +66,7 @@ def test_the_package_that_notebooks_run_from_is_the_wheel(installed, tmp_path):
 
 @every_notebook
 def test_notebook_computes_what_it_shows(path, installed, tmp_path):
-    code, report = nbval(shutil.copy(path, tmp_path), installed)
+    code, report = nbval(Path(shutil.copy(path, tmp_path)), installed)
     assert code == 0, report
 
 
