@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shalab import SHARNN, InputError, Lamb, ModelConfig
 from shalab.corpus import Corpus, load_corpus
-from shalab.laboratory import search
+from shalab.laboratory import experiments, search
 from shalab.laboratory.bench import GPTS, LAPTOP, as_markdown, multiply_adds
 from shalab.laboratory.gpt import GPT, GPTConfig, GPTTrainer
 from shalab.laboratory.plain import PlainLamb, PlainSHARNN
@@ -137,3 +137,13 @@ def test_results_as_a_table():
         {"speed": [{"size": "laptop", "bytes_per_s": 12345.6}, {"size": "paper", "bytes_per_s": 0.1234}]}
     )
     assert "| size | bytes per s |\n|---|---|\n| laptop | 12,346 |\n| paper | 0.123 |" in text
+
+
+def test_the_bare_value_vector_starts_where_the_over_parameterised_one_does():
+    found = experiments.value_gate(steps=2, every=1, seeds=(0,))
+    over, bare = found["rows"]["over-parameterised"], found["rows"]["bare"]
+    assert over["path"][0] == bare["path"][0] and over["path"][2] != bare["path"][2]
+    assert over["n_parameters"] - bare["n_parameters"] == 2 * 64 * 64 + 2 * 64  # W (2D, D) and b (2D,)
+    for row in (over, bare):
+        assert len(row["path"]) == len(found["steps"]) == 3
+        assert row["gate"][:8] == row["path"][-1] and len(row["gate"]) == 64
