@@ -166,6 +166,8 @@ def test_experiments_write_what_the_notebooks_read(tmp_path, monkeypatch):
         "boom": lambda: experiments.boom(d_model=8, steps=3, seeds=(5, 7)),
         "lamb": lambda: experiments.lamb(lrs=(1e-2, 1e30), warmups=(0, 2, 3), init_scales=(0.5,), steps=10),
         "trust": lambda: experiments.trust(steps=6, recorded=3),
+        "value_gate": lambda: experiments.value_gate(steps=2, every=1, seeds=(0,)),
+        "backoff": lambda: experiments.backoff(steps=2, seeds=(0,)),
     }
     assert set(small) == set(experiments.EXPERIMENTS)
     monkeypatch.setattr(experiments, "EXPERIMENTS", small)
@@ -185,8 +187,10 @@ def test_experiments_write_what_the_notebooks_read(tmp_path, monkeypatch):
                 (rows,) = by_scale.values()
                 assert len(rows) == 3 and all(6 < row[0] < 9 for row in rows)
             assert found["bpc"]["Adam"]["0.5"][0][1] is None, "a run that broke off has no score"
-        else:
+        elif name == "trust":
             assert [line["step"] for line in found["lines"]] == [2, 4, 6]
+        elif name == "backoff":
+            assert [len(scores) for scores in found["valid_bpc"].values()] == [1, 1, 1]
 
 
 def test_optimizers_of_an_experiment_start_from_the_same_weights_and_text():
@@ -204,3 +208,13 @@ def test_heat_maps_write_every_number_in_its_field():
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == ["1.00", "2.00", "3.00", "-", "5.00", "6.00"] and figure.axes[2].get_title() == "c"
     assert len({axes.images[0].get_clim() for axes in figure.axes}) == 1, "one scale for all"
+
+
+def test_the_bare_value_vector_starts_where_the_over_parameterised_one_does():
+    found = experiments.value_gate(steps=2, every=1, seeds=(0,))
+    over, bare = found["rows"]["over-parameterised"], found["rows"]["bare"]
+    assert over["path"][0] == bare["path"][0] and over["path"][2] != bare["path"][2]
+    assert over["n_parameters"] - bare["n_parameters"] == 2 * 64 * 64 + 2 * 64  # W (2D, D) and b (2D,)
+    for row in (over, bare):
+        assert len(row["path"]) == len(found["steps"]) == 3
+        assert row["gate"][:8] == row["path"][-1] and len(row["gate"]) == 64

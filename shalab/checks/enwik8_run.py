@@ -65,7 +65,7 @@ def _from_the_start(step, total_steps, warmup_steps, peak):
         "no warm-up": (_unwarmed, "The first warmup_steps steps rise linearly to the peak."),
         "a first step that does nothing": (
             _late,
-            "Step 0 already moves: its rate is peak / warmup_steps, and step warmup_steps - 1 is the first at the peak.",
+            "Step 0 already moves: its rate is peak / warmup_steps. Step warmup_steps - 1 is the first at the peak.",
         ),
         "a fall that begins with the warm-up": (
             _from_the_start,
