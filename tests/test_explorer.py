@@ -191,6 +191,7 @@ def test_text_longer_than_the_memory_and_text_without_one(text):
         (lambda: AttentionExplorer(-pointing(), TEXT), "at least 0"),
         (lambda: AttentionExplorer(pointing() * 2, TEXT), "sum to 1"),
         (lambda: AttentionExplorer(softmaxes(5, 5).T, TEXT[:5]), "rows are queries, columns are keys"),
+        (lambda: AttentionExplorer(np.eye(5)[[1, 0, 0, 0, 0]], TEXT[:5]), "bytes after the query"),
     ],
 )
 def test_bad_input_is_told(act, said):
@@ -220,8 +221,8 @@ canvas => Array.from({length: 5}, (_, t) => Array.from({length: 9}, (_, age) => 
 
 
 def test_explorer_in_jupyterlab(lab):
-    """Seen to fail when rows and columns are exchanged in `paint`, when `keys` loses an entry, when `top` takes the
-    wrong row, when `reveal` is empty, and when `send` forgets save_changes."""
+    """Seen to fail when `paint` exchanges x and y, when `keys` loses PageUp, when `top` takes the row above, when `set`
+    forgets save_changes, and when the button Unpin pins another row."""
     with lab.notebook(CELL, height=1300) as page:
         widget = page.locator(".shalab")
         image = widget.get_by_role(
@@ -309,6 +310,7 @@ e
 
 
 def test_explorer_scrolls_and_fits(lab):
+    """Seen to fail when `reveal` does nothing, and when dragging does not scroll."""
     for name, options in (("light", {"height": 1300}), ("dark", {"width": 800, "height": 600, "dark": True})):
         with lab.notebook(LONG, **options) as page:
             widget, area = page.locator(".shalab"), page.get_by_role("group", name="Map of weights")
