@@ -121,7 +121,7 @@ function marks(area, width, query, pinned) {
     const y = middleOf(row, area);
     if (!inside(y)) return "";
     const [outer, inner] = [[DARK, size / 2], [LIGHT, size / 4]].map((pen) => line(LEFT, y, LEFT + width, y, ...pen));
-    return `${outer}${inner}<path d="M${LEFT - 1} ${y}l${-size} ${-size}v${2 * size}z" fill="#d55e00"/>`;
+    return `${outer}${inner}<path d="M${LEFT + width + 1} ${y}l${size} ${-size}v${2 * size}z" fill="#d55e00"/>`;
   };
   return (query === pinned ? "" : mark(query, 5)) + (pinned == null ? "" : mark(pinned, 8));
 }
