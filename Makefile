@@ -19,7 +19,7 @@ RUN_ARGS := $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out $(OUT)) $(if
 
 lab: .venv/ready
 	$(BIN)/python -m shalab.course copy
-	$(BIN)/jupyter lab my-course/00_start_here.ipynb
+	cd my-course && $(CURDIR)/$(BIN)/jupyter lab 00_start_here.ipynb
 
 fresh: .venv/ready
 	$(BIN)/python -m shalab.course copy --fresh

@@ -116,8 +116,12 @@ class Picture:
 
     def _repr_mimebundle_(self, **_) -> dict[str, str]:
         image = base64.b64encode(png(self.figure)).decode()
-        tag = f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{image}">'
-        return {"text/html": tag, "text/plain": self.alt}
+        return {"text/html": img_tag(image, self.alt), "text/plain": self.alt}
+
+
+def img_tag(image: str, alt: str) -> str:
+    """A PNG in base64 with its alternative text, as HTML."""
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{image}">'
 
 
 def ladder(rows: dict[str, float], own: str) -> Figure:

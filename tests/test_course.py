@@ -14,7 +14,8 @@ from shalab.errors import InputError
 CELLS = (
     "import time, torch\nprint(torch.arange(5).sum().item(), end='')",
     "from shalab.plots import Figure, Picture\nPicture(Figure((1, 1)), 'an empty <figure>')",
-    "import ipywidgets\nipywidgets.IntSlider()",
+    "from shalab.widgets.base import Widget\nclass Dot(Widget):\n    _esm, summary = '', lambda self: 'one <dot>'\n"
+    "    picture = lambda self: Figure((1, 1))\nDot()",
 )
 PROSE = r"""Text $a_t < b$ and
 
@@ -43,7 +44,7 @@ def notebook(tmp_path):
 def stored(notebook, monkeypatch):
     """The same, executed, as the whole course."""
     monkeypatch.setattr(course, "notebooks_dir", lambda: notebook.parent)
-    monkeypatch.setattr(course, "steps_per_minute", lambda: 6000)
+    monkeypatch.setattr(course, "step_cpu_s", lambda: 0.01)
     course.execute(notebook)
     return notebook
 
@@ -96,9 +97,20 @@ def test_pages_need_no_network_and_show_equations_and_pictures(stored, tmp_path)
     page = (tmp_path / "pages" / "00_a.html").read_text()
     assert (tmp_path / "pages" / "solutions" / "00_a.html").exists()
     assert not loaded_from_hosts(page)
-    assert page.count("<math") == 2 and "<msqrt>" in page and "\\begin" not in page
-    assert 'alt="an empty &lt;figure&gt;"' in page and 'href="01_b.html#x"' in page
+    assert page.count("<math") == 2 and page.count("<mtr>") == 2 and "<msqrt>" in page
+    assert 'alt="an empty &lt;figure&gt;"' in page and 'alt="one &lt;dot&gt;"' in page and 'href="01_b.html#x"' in page
     assert "widget-view" not in page
+
+
+def test_no_page_of_the_course_needs_a_network(tmp_path):
+    course.html(tmp_path)
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) >= len(course.notebooks())
+    for page in pages:
+        text = page.read_text()
+        assert not loaded_from_hosts(text), page
+        assert "$$" not in text and "\\begin{" not in text and "<mi>&" not in text, page
+        assert "No description has been provided" not in text, page
 
 
 def test_a_missing_model_is_told_with_what_to_do(monkeypatch, tmp_path):
@@ -113,6 +125,7 @@ def test_the_check_of_the_machine_names_every_notebook(stored, monkeypatch, caps
     content = nbformat.read(stored, as_version=4)
     content.metadata.training_steps = 9000
     nbformat.write(content, stored)
+    monkeypatch.setattr(course, "steps_per_minute", lambda: 6000)
     course.environment_check()
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].split() == ["00_a", "1.5", "minutes"]
