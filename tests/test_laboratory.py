@@ -183,7 +183,7 @@ def test_experiments_write_what_the_notebooks_read(tmp_path, monkeypatch):
             assert set(found["bpc"]) == {"Adam", "LAMB", "min-trust LAMB"}
             for by_scale in found["bpc"].values():
                 (rows,) = by_scale.values()
-                assert len(rows) == 3 and all(6 < row[0] < 9 for row in rows)
+                assert len(rows) == 3 and all(4 < row[0] < 9 for row in rows)
             assert found["bpc"]["Adam"]["0.5"][0][1] is None, "a run that broke off has no score"
         else:
             assert [line["step"] for line in found["lines"]] == [2, 4, 6]
