@@ -67,9 +67,9 @@ def benchmark(results: dict) -> Figure:
     speed.legend()
     scores = results.get("learning", [])
     for model, color in zip(dict.fromkeys(row["model"] for row in scores), (BLUE, ORANGE, GREEN), strict=False):
-        points = [(row["minutes"], row["valid_bpc"]) for row in scores if row["model"] == model]
+        points = [(row["minutes"] * row["threads"], row["valid_bpc"]) for row in scores if row["model"] == model]
         learning.plot(*zip(*points, strict=True), color=color, marker="o", label=model)
-    learning.set(xlabel="minutes of training", ylabel="valid bits per byte", xlim=(0, None))
+    learning.set(xlabel="minutes of training, times threads", ylabel="valid bits per byte", xlim=(0, None))
     learning.grid(alpha=0.3)
     learning.legend()
     return figure
@@ -137,7 +137,7 @@ def ladder(rows: dict[str, float], own: str) -> Figure:
 
 
 def lines(
-    x: Sequence[float],
+    x: Sequence[float | str],
     curves: dict[str, Sequence[float]],
     xlabel: str,
     ylabel: str,
@@ -157,21 +157,41 @@ def lines(
     return figure
 
 
+def paths(x: list[int], panels: dict[str, list[list[float]]], xlabel: str, ylabel: str) -> Figure:
+    """Title -> several numbers for each x: a panel each, side by side on one scale."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, (title, values) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
+        axes.plot(x, values, color=BLUE, linewidth=1, alpha=0.8)
+        axes.set(title=title, xlabel=xlabel)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel(ylabel)
+    return figure
+
+
 def heat_maps(
-    grids: dict[str, list[list[float | None]]], xlabel: str, xticks: list, ylabel: str, yticks: list, columns: int
+    grids: dict[str, list[list[float | None]]],
+    xlabel: str,
+    xticks: list,
+    ylabel: str,
+    yticks: list,
+    columns: int,
+    limit: float,
 ) -> Figure:
-    """Title -> a row per ytick and a column per xtick, all on one scale, the number in each field."""
+    """Title -> a row per ytick and a column per xtick, the number in each field.
+
+    All have one scale of colours, which ends at `limit`; None, where there is no number, counts as above it.
+    """
     n_rows = -(-len(grids) // columns)
     figure = Figure(figsize=(3.6 * columns, 0.5 * len(yticks) * n_rows + 1.1), layout="constrained")
     panels = figure.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False)
     values = [value for grid in grids.values() for row in grid for value in row if value is not None]
-    low, high = min(values), max(values)
+    low = min(values)
     for axes, (title, grid) in zip(panels.flat, grids.items(), strict=True):
-        filled = [[high if value is None else value for value in row] for row in grid]
-        axes.imshow(filled, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+        filled = [[limit if value is None else value for value in row] for row in grid]
+        axes.imshow(filled, cmap="cividis", vmin=low, vmax=limit, aspect="auto")
         for y, row in enumerate(grid):
             for x, value in enumerate(row):
-                dark = value is not None and value < (low + high) / 2
+                dark = value is not None and value < (low + limit) / 2
                 axes.text(
                     x, y, "-" if value is None else f"{value:.2f}", ha="center", va="center", fontsize=9,
                     color="white" if dark else "black",
@@ -183,4 +203,19 @@ def heat_maps(
         axes.set_xlabel(xlabel)
     for axes in panels[:, 0]:
         axes.set_ylabel(ylabel)
+    return figure
+
+
+def by_place(rows: dict[str, tuple[str, list[float]]]) -> Figure:
+    """Mean prices by place, a panel each: title -> (what the places are, bits at the first, second, ... place)."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
+    for axes, (title, (places, bits)) in zip(panels, rows.items(), strict=True):
+        names = [str(place) for place in range(1, len(bits))] + [f"{len(bits)} on"]
+        bars = axes.bar(names, bits, color=[ORANGE] + [BLUE] * (len(bits) - 1))
+        axes.bar_label(bars, fmt="%.2f", padding=2)
+        axes.set(title=title, xlabel=places)
+        axes.margins(y=0.12)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set(ylabel="mean bits")
     return figure

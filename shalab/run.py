@@ -6,6 +6,7 @@ checkpoint.pt  everything needed to go on, and the best weights so far
 result.json    the scores, once the run is complete
 """
 
+import asyncio
 import contextlib
 import json
 import math
@@ -104,6 +105,18 @@ class Background:
                 self._thread.join(0.1)  # without a limit, Windows would not let Ctrl-C through
         if self._error:
             raise self._error
+
+    def __await__(self):
+        """`await run` in a notebook is `run.wait()` during which the kernel still hears the widgets' buttons."""
+        return self._until_over().__await__()
+
+    async def _until_over(self) -> None:
+        try:
+            while self._thread and self._thread.is_alive():
+                await asyncio.sleep(0.05)
+        except asyncio.CancelledError:  # how Jupyter interrupts a cell that awaits
+            self.stop.set()
+        self.wait()
 
     def _read(self) -> None:
         try:

@@ -72,7 +72,7 @@ def test_bad_input(tmp_path):
 def test_in_the_browser(lab):
     """The slider by keyboard, the tensor by list and by row; the kernel sees both.
 
-    Seen to fail with `save_changes` removed, and with the columns of `norm` swapped.
+    Seen to fail with `save_changes` removed.
     """
     source = f"from shalab.widgets.trust import TrustInspector\ninspector = TrustInspector({recorded()!r})\ninspector"
     with lab.notebook(source, "TrustInspector([])", name="trust.ipynb") as page:
@@ -95,10 +95,10 @@ def test_in_the_browser(lab):
         assert violations(page, ".shalab") == []
         expect(page.get_by_text("No trust ratios were recorded: a run writes")).to_be_visible()
         lab.picture(board, "trust-light")
-    with lab.open("trust.ipynb", width=800, height=600, dark=True) as page:
+    with lab.open("trust.ipynb", dark=True) as page:
         lab.run_all(page)
+        page.set_viewport_size({"width": 800, "height": 600})
         board = page.get_by_role("group", name="trust ratio inspector").first
         assert violations(page, ".shalab") == []
         assert board.evaluate("node => node.scrollWidth - node.clientWidth") <= 0
-        page.set_viewport_size({"width": 800, "height": 1000})
-        lab.picture(page, "trust-dark-800")
+        lab.picture(board, "trust-dark-800")

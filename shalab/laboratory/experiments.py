@@ -16,6 +16,7 @@ from torch.optim import Adam
 
 from shalab.corpus import assets_dir
 from shalab.device import Precision
+from shalab.evaluate import evaluate
 from shalab.laboratory.feedforward import with_feed_forward
 from shalab.laboratory.search import open_corpus
 from shalab.metrics import NATS_PER_BIT
@@ -89,6 +90,19 @@ def lamb(
     return {"steps": steps, "lrs": lrs, "warmups": warmups, "init_scales": init_scales, "bpc": grids}
 
 
+def trust(steps: int = 600, recorded: int = 10) -> dict:
+    """A longer run of min-trust LAMB at the paper's initialisation: its trust events as lines of metrics.jsonl."""
+    trainer, lines = small_trainer("min-trust LAMB", steps, lr=1e-2), []
+    while trainer.step < steps:
+        trainer.update()
+        if trainer.step * recorded % steps == 0:
+            tensors = {  # float32 has eight digits
+                name: [float(f"{value:.8g}") for value in values] for name, values in trainer.trust().tensors.items()
+            }
+            lines.append({"event": "trust", "step": trainer.step, "tensors": tensors})
+    return {"lines": lines}
+
+
 def boom(d_model: int = 96, steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2)) -> dict:
     """The same small model with Boom, with a feed-forward layer as wide, and with one of as many parameters.
 
@@ -118,7 +132,74 @@ def boom(d_model: int = 96, steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2)
     return {"d_model": d_model, "n_bytes": trainer.n_bytes, "seeds": seeds, "rows": rows}
 
 
-EXPERIMENTS: dict[str, Callable[[], dict]] = {"boom": boom, "lamb": lamb}
+def _trainer(model: SHARNN, steps: int, seed: int) -> Trainer:
+    recipe = replace(_SHORT, bptt=64)
+    return Trainer(model, open_corpus(), recipe, Precision.pick("cpu", "float32"), steps, seed)
+
+
+def value_gate(steps: int = 600, every: int = 5, seeds: tuple[int, ...] = (0, 1, 2)) -> dict:
+    """The same small model with its value vector trained through the matrix and trained bare, from equal values.
+
+    steps   at which the path is recorded
+    rows    n_parameters, valid_bpc per seed; of the first seed the path, the gate's first 8 numbers at every
+            recorded step, and the gate (D,) at the end
+    """
+    rows = {}
+    for name in ("over-parameterised", "bare"):
+        scores, path = [], []
+        for seed in seeds:
+            torch.manual_seed(seed)
+            model = SHARNN(replace(_SMALL, max_context=256, init_scale=1.0))
+            if name == "bare":
+                model.collapse()  # the same function, without what would train it
+            trainer = _trainer(model, steps, seed)
+            gate = model.blocks[0].attention.value_gate
+            while trainer.step < steps:
+                if seed == seeds[0] and trainer.step % every == 0:
+                    path.append(_rounded(gate()[:8]))
+                trainer.update()
+            if seed == seeds[0]:
+                path.append(_rounded(gate()[:8]))
+                last = _rounded(gate())
+            scores.append(round(trainer.evaluate().valid_bpc, 3))
+        rows[name] = {"n_parameters": model.n_parameters, "valid_bpc": scores, "path": path, "gate": last}
+        print(name, scores, flush=True)
+    return {"steps": list(range(0, steps + 1, every)), "rows": rows}
+
+
+def backoff(steps: int = 800, seeds: tuple[int, ...] = (0, 1)) -> dict:
+    """A small model with a head, the same one read with its memory dropped, and one that never had a head.
+
+    valid_bpc[reading]: a number per seed.
+    """
+    config = replace(_SMALL, max_context=256, init_scale=1.0)
+    scores = {"with its memory": [], "memory dropped": [], "trained without a head": []}
+    for seed in seeds:
+        for layers, readings in (((0,), ("with its memory", "memory dropped")), ((), ("trained without a head",))):
+            torch.manual_seed(seed)
+            model = SHARNN(replace(config, attention_layers=layers))
+            trainer = _trainer(model, steps, seed)
+            finish(trainer)
+            begin, end = trainer.corpus.bounds["valid"]
+            for name in readings:
+                model.max_context = 0 if name == "memory dropped" else config.max_context
+                window = 1 if name == "memory dropped" else 64  # a window always sees all of itself
+                bpc = evaluate(
+                    model, trainer.corpus.data, begin, end, trainer.precision,
+                    window=window, n_streams=50, context=512,
+                )  # fmt: skip
+                scores[name].append(round(bpc, 3))
+                print(seed, name, scores[name][-1], flush=True)
+    return {"n_bytes": trainer.n_bytes, "seeds": seeds, "valid_bpc": scores}
+
+
+def _rounded(x: torch.Tensor) -> list[float]:
+    return [round(value, 4) for value in x.tolist()]
+
+
+EXPERIMENTS: dict[str, Callable[[], dict]] = {
+    "backoff": backoff, "boom": boom, "lamb": lamb, "trust": trust, "value_gate": value_gate,
+}  # fmt: skip
 
 
 def result(name: str) -> dict:

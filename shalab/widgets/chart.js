@@ -37,11 +37,11 @@ function ticks(low, high, n) {
   return found;
 }
 
-/** Powers of ten from low to high, or round numbers if there are fewer than two. */
+/** Powers of ten from low to high, with 2 and 5 between them where there is room. */
 function logTicks(low, high) {
-  const found = [];
-  for (let power = Math.ceil(Math.log10(low) - 1e-9); 10 ** power <= high * (1 + 1e-9); power++) found.push(10 ** power);
-  return found.length > 1 ? found : ticks(low, high, 3).filter((value) => value > 0);
+  const found = [], steps = high / low < 100 ? [1, 2, 5] : [1];
+  for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power++) found.push(...steps.map((m) => m * 10 ** power));
+  return found.filter((value) => value >= low && value <= high);
 }
 
 /**

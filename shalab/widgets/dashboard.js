@@ -41,6 +41,7 @@ export default () => {
       let against = BYTES;
       const ask = (what) => element("button", { onclick: () => model.send({ ask: what }) }, what);
       const [pause, proceed, stop] = [ask("pause"), ask("continue"), ask("stop")];
+      [pause, proceed, stop].forEach(keepKeys); // JupyterLab's Enter would begin to edit the cell
       const bar = element("progress", { max: 1, value: 0, "aria-label": "updates done" });
       const state = element("strong", { role: "status" });
       const figures = element("span");
@@ -56,12 +57,13 @@ export default () => {
       const last = (list, i) => list.at(-1)?.[i];
       const xName = () => (against === BYTES ? "bytes" : "seconds");
       const curve = (list, i, rest) => ({ x: column(list, against), y: column(list, i), ...rest });
-      const said = (value, digits = 3) => (value == null ? "none yet" : digits ? value.toPrecision(digits) : short(value));
+      const said = (value) => (value == null ? "none yet" : short(value));
+      const bpc = (value) => (value == null ? "none yet" : value.toFixed(2));
       const panel = (height, name, settings) =>
         chart(height, name, (context, width, h) => plot(context, width, h, { xName: xName(), ...settings() }));
 
       const curves = panel(270,
-        () => `bits per byte: train ${said(last(rows(), 3))} (smoothed), valid ${said(last(store.scores, 3))}`,
+        () => `bits per byte: train ${bpc(last(rows(), 3))} (smoothed), valid ${bpc(last(store.scores, 3))}`,
         () => {
           const levels = Object.entries(model.get("references")).map(([name, y]) => ({ name, y }));
           const least = Math.min(...column(rows(), 3), ...column(store.scores, 3), ...levels.map(({ y }) => y));
@@ -78,7 +80,7 @@ export default () => {
           () => ({ title: "learning rate", curves: [curve(rows(), 4, { ink: "--shalab-green" })] })),
         panel(130, () => `gradient norm ${said(last(rows(), 5))}`,
           () => ({ title: "gradient norm", log: true, curves: [curve(rows(), 5, { ink: "--shalab-grey" })] })),
-        panel(130, () => `bytes per second ${said(last(rows(), 6), 0)}`,
+        panel(130, () => `bytes per second ${said(last(rows(), 6))}`,
           () => ({ title: "bytes per second", curves: [curve(rows(), 6, { ink: "--shalab-blue" })] })),
         panel(130, () => `trust ratio: median ${said(last(store.trust, 4))}, from ${said(last(store.trust, 3))} to ${said(last(store.trust, 5))}`,
           () => ({

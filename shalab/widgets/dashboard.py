@@ -49,10 +49,10 @@ class Dashboard(Widget):
         dashboard = Dashboard(run, {"xz -9e": 1.987})
         dashboard.show()
         run.start()
-        run.wait()
+        await run
 
-    While a cell waits, the buttons act if the kernel has subshells (ipykernel 7 and JupyterLab 4.4, or newer);
-    otherwise interrupting the kernel stops the run with a checkpoint.
+    The buttons act while the cell awaits. With run.wait() instead, ipykernel 7.4 keeps them back until the run is over,
+    and only interrupting the kernel stops it, with a checkpoint.
 
     run         a Run, or anything else that reads events in the background; the dashboard becomes its listener
     references  name -> bits per byte, drawn as dashed lines

@@ -126,9 +126,9 @@ export default {
       event.stopPropagation();
       move(KEYS[event.key]());
     });
-    page.addEventListener("pointermove", ({ target, movementX, movementY }) => {
-      // text that scrolls under a pointer at rest leaves the cursor where the keyboard put it
-      if (target.index !== undefined && (movementX || movementY)) model.set("cursor", target.index);
+    // not pointerover: text that scrolls under a pointer at rest leaves the cursor where the keyboard put it
+    page.addEventListener("pointermove", ({ target }) => {
+      if (target.index !== undefined) model.set("cursor", target.index);
     });
     page.addEventListener("pointerleave", () => model.save_changes()); // one message for the whole way
 
