@@ -103,6 +103,11 @@ def trust(steps: int = 600, recorded: int = 10) -> dict:
     return {"lines": lines}
 
 
+def _trainer(model: SHARNN, steps: int, seed: int) -> Trainer:
+    recipe = replace(_SHORT, bptt=64)
+    return Trainer(model, open_corpus(), recipe, Precision.pick("cpu", "float32"), steps, seed)
+
+
 def boom(d_model: int = 96, steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2)) -> dict:
     """The same small model with Boom, with a feed-forward layer as wide, and with one of as many parameters.
 
@@ -120,8 +125,7 @@ def boom(d_model: int = 96, steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2)
         for seed in seeds:
             torch.manual_seed(seed)
             model = change(SHARNN(config))
-            recipe = replace(_SHORT, bptt=64)
-            trainer = Trainer(model, open_corpus(), recipe, Precision.pick("cpu", "float32"), steps, seed)
+            trainer = _trainer(model, steps, seed)
             finish(trainer)
             scores.append(round(trainer.evaluate().valid_bpc, 3))
         rows.append(
@@ -130,11 +134,6 @@ def boom(d_model: int = 96, steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2)
         )  # fmt: skip
         print(rows[-1], flush=True)
     return {"d_model": d_model, "n_bytes": trainer.n_bytes, "seeds": seeds, "rows": rows}
-
-
-def _trainer(model: SHARNN, steps: int, seed: int) -> Trainer:
-    recipe = replace(_SHORT, bptt=64)
-    return Trainer(model, open_corpus(), recipe, Precision.pick("cpu", "float32"), steps, seed)
 
 
 def value_gate(steps: int = 600, every: int = 5, seeds: tuple[int, ...] = (0, 1, 2)) -> dict:

@@ -84,7 +84,7 @@ export default () => {
           () => ({ title: "bytes per second", curves: [curve(rows(), 6, { ink: "--shalab-blue" })] })),
         panel(130, () => `trust ratio: median ${said(last(store.trust, 4))}, from ${said(last(store.trust, 3))} to ${said(last(store.trust, 5))}`,
           () => ({
-            title: "trust ratio, median and range", log: true,
+            title: "trust ratio and range", log: true,
             curves: [curve(store.trust, 4, { ink: "--shalab-orange", low: column(store.trust, 3), high: column(store.trust, 5) })],
           })),
       ];

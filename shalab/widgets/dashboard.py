@@ -130,7 +130,7 @@ class Dashboard(Widget):
             [row[1] / 1e6 for row in history.trust], [row[3] for row in history.trust],
             [row[5] for row in history.trust], color=BLUE, alpha=0.25, linewidth=0,
         )  # fmt: skip
-        for axes, title in ((lr, "learning rate"), (norm, "gradient norm"), (trust, "trust ratio, median and range")):
+        for axes, title in ((lr, "learning rate"), (norm, "gradient norm"), (trust, "trust ratio and range")):
             axes.set_title(title, fontsize=9)
             axes.tick_params(labelsize=8)
             axes.grid(alpha=0.3)
