@@ -1,7 +1,11 @@
-# make lab    opens the course          make run    trains the laptop preset in the terminal
+# make lab    opens the course, in my-course/, a copy that is yours and is never overwritten
+# make fresh  puts another copy beside it
+# make run    trains the laptop preset in the terminal
 # make test   runs all tests            make bench  measures speed and learning beside what it is compared with
 # make test-gpu  runs what only a GPU can prove
-# make clean  removes what was built, keeps your runs
+# make html   the course as pages that need no network, in build/html
+# make notebooks  runs the notebooks again and stores their outputs
+# make clean  removes what was built, keeps your runs and your course
 #
 # Options: PRESET=paper DATA=enwik8 MINUTES=10 OUT=folder SEED=1, PYTHON=python3.12,
 # PIP_ARGS="..." for the first installation (see README).
@@ -12,10 +16,14 @@ DATA ?= enwik6
 BIN := .venv/bin
 RUN_ARGS := $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED))
 
-.PHONY: lab run test test-gpu bench clean
+.PHONY: lab fresh run test test-gpu bench html notebooks clean
 
 lab: .venv/ready
-	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+	$(BIN)/python -m shalab.course copy
+	cd my-course && $(CURDIR)/$(BIN)/jupyter lab 00_start_here.ipynb
+
+fresh: .venv/ready
+	$(BIN)/python -m shalab.course copy --fresh
 
 run: .venv/ready
 	$(BIN)/shalab train --preset $(PRESET) --data $(DATA) $(RUN_ARGS)
@@ -28,6 +36,13 @@ test-gpu: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m shalab.laboratory.bench
+	$(BIN)/python -m shalab.laboratory.widgets
+
+html: .venv/ready
+	$(BIN)/python -m shalab.course html build/html
+
+notebooks: .venv/ready
+	$(BIN)/python -m shalab.course execute
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info

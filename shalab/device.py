@@ -137,12 +137,22 @@ def draws_fast(x: Tensor) -> bool:
     return x.device.type != "cpu"
 
 
-def in_cache(x: Tensor) -> bool:
-    """Whether it pays to take one tensor through all lines while a cache holds it, as on a CPU.
+def cache_groups(tensors: list[Tensor], most: int = 1 << 19) -> list[list[Tensor]]:
+    """Consecutive tensors in groups of `most` elements or little more, which are worth taking through all lines
+    of an elementwise computation together.
 
-    A GPU rather wants few launches: all tensors through each line.
+    On a CPU a group stays in a cache from line to line, and its small tensors share the cost of a call. A GPU
+    wants few launches: one group.
     """
-    return x.device.type == "cpu"
+    groups, size = [], most
+    for x in tensors:
+        if size >= most:
+            groups.append([])
+            size = 0
+        groups[-1].append(x)
+        if x.device.type == "cpu":
+            size += x.numel()
+    return groups
 
 
 def _available() -> dict[str, bool]:

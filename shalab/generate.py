@@ -1,6 +1,7 @@
 """Text from a model, byte by byte, with the state carried along."""
 
 import codecs
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -77,20 +78,16 @@ def generate_batch(
 @torch.inference_mode()
 def _continue(model, prompts, n_bytes, precision, temperature, top_k, top_p, seed):
     generator = torch.Generator().manual_seed(seed)
-    was_training = model.training
-    model.eval()
-    try:
+    model = copy.deepcopy(model).collapse().eval()  # a matrix less to read for every byte
+    with precision.autocast():
+        read = [_read(model, precision.place(torch.tensor(list(prompt)))) for prompt in prompts]
+    logits, state = torch.stack([logits for logits, _ in read]), _beside([state for _, state in read])
+    for _ in range(n_bytes):
+        ids = sample(logits, temperature, top_k, top_p, generator)  # (B,)
+        yield ids.tolist()
         with precision.autocast():
-            read = [_read(model, precision.place(torch.tensor(list(prompt)))) for prompt in prompts]
-        logits, state = torch.stack([logits for logits, _ in read]), _beside([state for _, state in read])
-        for _ in range(n_bytes):
-            ids = sample(logits, temperature, top_k, top_p, generator)  # (B,)
-            yield ids.tolist()
-            with precision.autocast():
-                logits, state = model(precision.place(ids).unsqueeze(0), state)  # (1, B, V)
-            logits = logits[0]
-    finally:
-        model.train(was_training)
+            logits, state = model(precision.place(ids).unsqueeze(0), state)  # (1, B, V)
+        logits = logits[0]
 
 
 def _read(model: SHARNN, ids: Tensor) -> tuple[Tensor, State]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from shalab.device import in_cache
+from shalab.device import cache_groups
 from shalab.errors import InputError
 
 
@@ -60,11 +60,7 @@ class Lamb(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params and in_cache(params[0]):
-                for p in params:
-                    self._update(group, [p], [p.grad])
-            elif params:
+            for params in cache_groups([p for p in group["params"] if p.grad is not None]):
                 self._update(group, params, [p.grad for p in params])
         return loss
 

@@ -1,6 +1,10 @@
 """Pictures. Imported by the command line and the notebooks, by nothing else."""
 
+import base64
+import html
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,28 +21,30 @@ def learning_curve(metrics: list[dict], references: dict[str, float] | None = No
     references: name -> bits per byte, drawn as dashed lines.
     """
     steps = [line for line in metrics if line["event"] == "step"]
-    scores = [line for line in metrics if line["event"] == "eval"]
+    train = zip([line["n_bytes"] for line in steps], smooth([line["bpc"] for line in steps]), strict=True)
+    valid = [(line["n_bytes"], line["valid_bpc"]) for line in metrics if line["event"] == "eval"]
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(
-        [line["n_bytes"] / 1e6 for line in steps], smooth([line["bpc"] for line in steps]),
-        color=BLUE, linewidth=1.2, label="train (smoothed)",
-    )  # fmt: skip
-    axes.plot(
-        [line["n_bytes"] / 1e6 for line in scores], [line["valid_bpc"] for line in scores],
-        color=ORANGE, marker="o", markersize=4, label="valid",
-    )  # fmt: skip
+    draw_learning_curve(figure.subplots(), list(train), valid, references)
+    return figure
+
+
+def draw_learning_curve(axes, train: list, valid: list, references: dict[str, float] | None = None) -> None:
+    """train and valid: (bytes read, bits per byte) each."""
+    for points, style in (
+        (train, {"color": BLUE, "linewidth": 1.2, "label": "train (smoothed)"}),
+        (valid, {"color": ORANGE, "marker": "o", "markersize": 4, "label": "valid"}),
+    ):
+        axes.plot([n_bytes / 1e6 for n_bytes, _ in points], [bpc for _, bpc in points], **style)
     for name, bpc in (references or {}).items():
         axes.axhline(bpc, color=GREY, linestyle="--", linewidth=1)
         axes.annotate(
             name, (1, bpc), xycoords=("axes fraction", "data"), xytext=(-4, 3), textcoords="offset points",
             ha="right", color=GREY,
         )  # fmt: skip
-    low = min([line["valid_bpc"] for line in scores] + list((references or {}).values()), default=1.0)
+    low = min([bpc for _, bpc in valid] + list((references or {}).values()), default=1.0)
     axes.set(xlabel="bytes read, millions", ylabel="bits per byte", ylim=(low - 0.5, 5.5), xlim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
-    return figure
 
 
 def benchmark(results: dict) -> Figure:
@@ -61,9 +67,9 @@ def benchmark(results: dict) -> Figure:
     speed.legend()
     scores = results.get("learning", [])
     for model, color in zip(dict.fromkeys(row["model"] for row in scores), (BLUE, ORANGE, GREEN), strict=False):
-        points = [(row["minutes"], row["valid_bpc"]) for row in scores if row["model"] == model]
+        points = [(row["minutes"] * row["threads"], row["valid_bpc"]) for row in scores if row["model"] == model]
         learning.plot(*zip(*points, strict=True), color=color, marker="o", label=model)
-    learning.set(xlabel="minutes of training", ylabel="valid bits per byte", xlim=(0, None))
+    learning.set(xlabel="minutes of training, times threads", ylabel="valid bits per byte", xlim=(0, None))
     learning.grid(alpha=0.3)
     learning.legend()
     return figure
@@ -75,13 +81,20 @@ def save(figure: Figure, path: Path | BinaryIO) -> None:
         figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
+class MovingAverage:
+    """Exponential moving average that starts unbiased: call it with one value after the other."""
+
+    def __init__(self, keep: float = 0.95):
+        self.keep, self.sum, self.weight = keep, 0.0, 0.0
+
+    def __call__(self, value: float) -> float:
+        self.sum = self.keep * self.sum + (1 - self.keep) * value
+        self.weight = self.keep * self.weight + (1 - self.keep)
+        return self.sum / self.weight
+
+
 def smooth(values: list[float], keep: float = 0.95) -> list[float]:
-    """Exponential moving average that starts unbiased."""
-    result, mean, weight = [], 0.0, 0.0
-    for value in values:
-        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
-        result.append(mean / weight)
-    return result
+    return list(map(MovingAverage(keep), values))
 
 
 def png(figure: Figure) -> bytes:
@@ -91,13 +104,118 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def ladder(rows: dict[str, float]) -> Figure:
-    """Bits per byte as horizontal bars, in the order given."""
+@dataclass(frozen=True)
+class Picture:
+    """A figure for a notebook's display, with the words for a reader who cannot see it.
+
+    As HTML, since JupyterLab shows a bare PNG without its alternative text.
+    """
+
+    figure: Figure
+    alt: str
+
+    def _repr_mimebundle_(self, **_) -> dict[str, str]:
+        image = base64.b64encode(png(self.figure)).decode()
+        return {"text/html": img_tag(image, self.alt), "text/plain": self.alt}
+
+
+def img_tag(image: str, alt: str) -> str:
+    """A PNG in base64 with its alternative text, as HTML."""
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{image}">'
+
+
+def ladder(rows: dict[str, float], own: str) -> Figure:
+    """Bits per byte as horizontal bars, in the order given; the bar called `own` stands out."""
     figure = Figure(figsize=(7.5, 0.45 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots()
-    bars = axes.barh(list(rows), list(rows.values()), color=[GREY] * (len(rows) - 1) + [BLUE])
+    bars = axes.barh(list(rows), list(rows.values()), color=[BLUE if name == own else GREY for name in rows])
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.invert_yaxis()
     axes.set(xlabel="bits per byte", xlim=(0, 8.8))
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def lines(
+    x: Sequence[float | str],
+    curves: dict[str, Sequence[float]],
+    xlabel: str,
+    ylabel: str,
+    reference: str | None = None,
+    yscale: str = "linear",
+) -> Figure:
+    """Curves over x; the one named `reference` is drawn dashed and grey."""
+    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    colors = iter((BLUE, ORANGE, GREEN))
+    for name, values in curves.items():
+        style = {"color": GREY, "linestyle": "--"} if name == reference else {"color": next(colors)}
+        axes.plot(x, values, **style, label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale=yscale)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def paths(x: list[int], panels: dict[str, list[list[float]]], xlabel: str, ylabel: str) -> Figure:
+    """Title -> several numbers for each x: a panel each, side by side on one scale."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, (title, values) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
+        axes.plot(x, values, color=BLUE, linewidth=1, alpha=0.8)
+        axes.set(title=title, xlabel=xlabel)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel(ylabel)
+    return figure
+
+
+def heat_maps(
+    grids: dict[str, list[list[float | None]]],
+    xlabel: str,
+    xticks: list,
+    ylabel: str,
+    yticks: list,
+    columns: int,
+    limit: float,
+) -> Figure:
+    """Title -> a row per ytick and a column per xtick, the number in each field.
+
+    All have one scale of colours, which ends at `limit`; None, where there is no number, counts as above it.
+    """
+    n_rows = -(-len(grids) // columns)
+    figure = Figure(figsize=(3.6 * columns, 0.5 * len(yticks) * n_rows + 1.1), layout="constrained")
+    panels = figure.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False)
+    values = [value for grid in grids.values() for row in grid for value in row if value is not None]
+    low = min(values)
+    for axes, (title, grid) in zip(panels.flat, grids.items(), strict=True):
+        filled = [[limit if value is None else value for value in row] for row in grid]
+        axes.imshow(filled, cmap="cividis", vmin=low, vmax=limit, aspect="auto")
+        for y, row in enumerate(grid):
+            for x, value in enumerate(row):
+                dark = value is not None and value < (low + limit) / 2
+                axes.text(
+                    x, y, "-" if value is None else f"{value:.2f}", ha="center", va="center", fontsize=9,
+                    color="white" if dark else "black",
+                )  # fmt: skip
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks(range(len(xticks)), xticks)
+        axes.set_yticks(range(len(yticks)), yticks)
+    for axes in panels[-1]:
+        axes.set_xlabel(xlabel)
+    for axes in panels[:, 0]:
+        axes.set_ylabel(ylabel)
+    return figure
+
+
+def by_place(rows: dict[str, tuple[str, list[float]]]) -> Figure:
+    """Mean prices by place, a panel each: title -> (what the places are, bits at the first, second, ... place)."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
+    for axes, (title, (places, bits)) in zip(panels, rows.items(), strict=True):
+        names = [str(place) for place in range(1, len(bits))] + [f"{len(bits)} on"]
+        bars = axes.bar(names, bits, color=[ORANGE] + [BLUE] * (len(bits) - 1))
+        axes.bar_label(bars, fmt="%.2f", padding=2)
+        axes.set(title=title, xlabel=places)
+        axes.margins(y=0.12)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set(ylabel="mean bits")
     return figure

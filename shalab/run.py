@@ -6,6 +6,7 @@ checkpoint.pt  everything needed to go on, and the best weights so far
 result.json    the scores, once the run is complete
 """
 
+import asyncio
 import contextlib
 import json
 import math
@@ -15,7 +16,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -53,12 +54,98 @@ class RunConfig:
         return cls(**{name: parts[name](**value) if name in parts else value for name, value in content.items()})
 
 
-class Run:
-    """Make one with `create` or `resume`, then read `events()` to the end and call `finish()`."""
+@dataclass(frozen=True)
+class StateEvent:
+    """What became of a thread that reads events: "running", "paused", "over" or "failed", with the exception."""
+
+    state: str
+    error: str = ""
+
+
+class Background:
+    """Something whose `events()` can also be read by a thread of its own: started, paused, stopped, waited for.
+
+    listener is called in that thread with each event and, between them, with a StateEvent at each change; the last
+    one who puts himself there listens. stop is looked at by `events()` itself.
+    """
+
+    def __init__(self):
+        self.stop = threading.Event()
+        self.listener: Callable = lambda event: None
+        self._go_on = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def events(self) -> Iterator:
+        raise NotImplementedError
+
+    def start(self, listener: Callable | None = None) -> None:
+        """Returns at once. What was stopped goes on. Other code must leave torch's global random state alone."""
+        if self._thread and self._thread.is_alive():
+            raise InputError("it has been started already: wait() for its end, or stop.set() and then wait()")
+        self.listener = listener or self.listener
+        self.stop.clear()
+        self._go_on.set()
+        self._error = None
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def pause(self) -> None:
+        """Holds before the next event, until `proceed()` or `stop.set()`."""
+        self._go_on.clear()
+
+    def proceed(self) -> None:
+        self._go_on.set()
+
+    def wait(self) -> None:
+        """Blocks to the end, and raises here what was raised there. Ctrl-C stops as `stop.set()` does."""
+        if self._thread is None:
+            raise InputError("there is nothing to wait for: start() it first")
+        with stop_on_interrupt(self.stop):
+            while self._thread.is_alive():
+                self._thread.join(0.1)  # without a limit, Windows would not let Ctrl-C through
+        if self._error:
+            raise self._error
+
+    def __await__(self):
+        """`await run` in a notebook is `run.wait()` during which the kernel still hears the widgets' buttons."""
+        return self._until_over().__await__()
+
+    async def _until_over(self) -> None:
+        try:
+            while self._thread and self._thread.is_alive():
+                await asyncio.sleep(0.05)
+        except asyncio.CancelledError:  # how Jupyter interrupts a cell that awaits
+            self.stop.set()
+        self.wait()
+
+    def _read(self) -> None:
+        try:
+            self.listener(StateEvent("running"))
+            with contextlib.closing(self.events()) as events:
+                for event in events:
+                    self.listener(event)
+                    self._hold()
+            self.listener(StateEvent("over"))
+        except BaseException as error:
+            self._error = error
+            self.listener(StateEvent("failed", f"{type(error).__name__}: {error}"))
+
+    def _hold(self) -> None:
+        if self._go_on.is_set() or self.stop.is_set():
+            return
+        self.listener(StateEvent("paused"))
+        while not (self._go_on.wait(0.05) or self.stop.is_set()):
+            pass
+        self.listener(StateEvent("running"))
+
+
+class Run(Background):
+    """Make one with `create` or `resume`; read `events()` to the end, or `start()` and `wait()`; then `finish()`."""
 
     def __init__(self, folder: Path, config: RunConfig, corpus: Corpus, precision: Precision):
+        super().__init__()
         self.folder, self.config, self.corpus, self.precision = Path(folder), config, corpus, precision
-        self.stop = threading.Event()
         self.trainer = self._trainer(config)
 
     @classmethod
@@ -135,7 +222,7 @@ class Run:
                         event = next(events, None)
                     if event is None:
                         return
-                    metrics.write(json.dumps(_as_line(event)) + "\n")
+                    metrics.write(json.dumps(as_line(event)) + "\n")
                     yield event
             except GeneratorExit:  # between two updates; an exception from within one leaves the last checkpoint alone
                 if team.size == 1:
@@ -143,12 +230,7 @@ class Run:
                 raise
 
     def metrics(self) -> list[dict]:
-        """The lines of metrics.jsonl; one cut short by a crash is left out."""
-        lines = []
-        for text in (self.folder / "metrics.jsonl").read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                lines.append(json.loads(text))
-        return lines
+        return read_metrics(self.folder)
 
     def finish(self) -> dict:
         """Scores the best weights on valid and test, one stream each, and writes and returns result.json.
@@ -205,6 +287,17 @@ class Run:
         return steps_in_minutes(self.trainer, budget.minutes)
 
 
+def read_metrics(folder: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl; one cut short by a crash is left out."""
+    path, lines = Path(folder) / "metrics.jsonl", []
+    if not path.exists():
+        raise InputError(f"{folder} holds no run: expected a folder with metrics.jsonl")
+    for text in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return lines
+
+
 def export(folder: Path, out: Path) -> None:
     """A finished run without what only resuming needs, a few MB instead of many: for sharing, and for `load_model`."""
     folder, out = Path(folder), Path(out)
@@ -239,7 +332,8 @@ def stop_on_interrupt(stop: threading.Event):
             signal.signal(number, handler)
 
 
-def _as_line(event: Event) -> dict:
+def as_line(event: Event) -> dict:
+    """An event as it stands in metrics.jsonl."""
     line = {"event": type(event).__name__.removesuffix("Event").lower(), **asdict(event)}
     if isinstance(event, StepEvent):
         line["bpc"] = event.loss_nats / NATS_PER_BIT

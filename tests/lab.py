@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,11 +15,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_QUIET = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-).split()
+from shalab.laboratory.widgets import launch
+
 _FOLDERS = (
     "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
     "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR",
@@ -36,9 +32,8 @@ _SETTINGS = {
 
 def launch_browser(playwright):
     """The Chromium or Chrome of this machine, else playwright's own; without any, a skip that cannot be overlooked."""
-    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
     try:
-        return playwright.chromium.launch(executable_path=found, args=_QUIET)
+        return launch(playwright)
     except Exception as error:
         lines = "no Chromium or Chrome was found, and playwright has none: THE WIDGETS WERE NOT TRIED IN A BROWSER"
         if os.environ.get("CI"):
@@ -119,7 +114,7 @@ class Lab:
     def open(self, name: str, width: int = 1280, height: int = 2400, dark: bool = False):
         """The page of a notebook that lies in the server's folder, its kernel ready."""
         page = self.browser.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(120_000)
         errors = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
@@ -131,7 +126,7 @@ class Lab:
             " document.querySelector('.jp-Toolbar-kernelName')?.textContent.includes('Python')",
             arg=n_cells,
         )
-        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        wait_until_idle(page)
         try:
             if dark:
                 theme(page, "JupyterLab Dark")
@@ -149,7 +144,7 @@ class Lab:
             ".every(prompt => /\\[\\d+\\]/.test(prompt.textContent))",
             timeout=1000 * timeout_s,
         )
-        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        wait_until_idle(page)
         faults = page.locator('[data-mime-type="application/vnd.jupyter.error"], [data-mime-type$=".stderr"]')
         assert faults.count() == 0, faults.all_inner_texts()
 
@@ -164,13 +159,18 @@ class Lab:
         cell = page.locator(".jp-CodeCell").last
         cell.locator(".jp-InputPrompt", has_text=re.compile(r"\[\d+\]")).wait_for()
         output = cell.locator(".jp-OutputArea-output")
-        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        wait_until_idle(page)
         return "\n".join(output.all_inner_texts()).strip()
 
     def picture(self, target, name: str):
         """Keeps a screenshot of a page or of an element."""
         self.pictures.mkdir(parents=True, exist_ok=True)
         target.screenshot(path=self.pictures / f"{name}.png")
+
+
+def wait_until_idle(page):
+    """The sign of it is hidden where the toolbar is too narrow."""
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state="attached")
 
 
 def menu(page, title: str, item: str, submenu: str | None = None):

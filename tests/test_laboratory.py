@@ -8,10 +8,12 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from shalab import SHARNN, InputError, Lamb, ModelConfig
+from shalab import SHARNN, InputError, Lamb, ModelConfig, plots
 from shalab.corpus import Corpus, load_corpus
-from shalab.laboratory import search
+from shalab.dropout import Dropout
+from shalab.laboratory import experiments, search
 from shalab.laboratory.bench import GPTS, LAPTOP, as_markdown, multiply_adds
+from shalab.laboratory.feedforward import FeedForward, with_feed_forward
 from shalab.laboratory.gpt import GPT, GPTConfig, GPTTrainer
 from shalab.laboratory.plain import PlainLamb, PlainSHARNN
 
@@ -137,3 +139,82 @@ def test_results_as_a_table():
         {"speed": [{"size": "laptop", "bytes_per_s": 12345.6}, {"size": "paper", "bytes_per_s": 0.1234}]}
     )
     assert "| size | bytes per s |\n|---|---|\n| laptop | 12,346 |\n| paper | 0.123 |" in text
+
+
+def test_a_feed_forward_layer_has_two_matrices():
+    """Against numpy; every block gets one of its own, initialised as all linear layers are."""
+    layer = FeedForward(5, 13, 0.0).double()
+    x = torch.randn(7, 3, 5, dtype=torch.double)
+    w1, b1, w2, b2 = (p.detach().numpy() for p in layer.parameters())
+    u = x.numpy() @ w1.T + b1
+    expected = (u / (1 + np.exp(-1.702 * u))) @ w2.T + b2
+    assert np.abs(layer(x, Dropout(False)).detach().numpy() - expected).max() < 1e-12
+    assert layer.train()(x, Dropout(True)).shape == x.shape
+
+    model = SHARNN(ModelConfig(256, 30, 60, n_layers=3, attention_layers=(1,), max_context=23, init_scale=0.3))
+    n_before = model.n_parameters
+    model = with_feed_forward(model, 70)
+    layers = [block.boom for block in model.blocks]
+    assert len({id(layer.narrow.weight) for layer in layers}) == 3
+    assert model.n_parameters - n_before == 3 * (30 * 70 + 70 + 70 * 30 + 30 - 30 * 60 - 60)
+    for layer in layers:
+        assert layer.narrow.weight.std().item() == pytest.approx(0.3 / 30**0.5, rel=0.1) and not layer.narrow.bias.any()
+
+
+def test_experiments_write_what_the_notebooks_read(tmp_path, monkeypatch):
+    small = {
+        "boom": lambda: experiments.boom(d_model=8, steps=3, seeds=(5, 7)),
+        "lamb": lambda: experiments.lamb(lrs=(1e-2, 1e30), warmups=(0, 2, 3), init_scales=(0.5,), steps=10),
+        "trust": lambda: experiments.trust(steps=6, recorded=3),
+        "value_gate": lambda: experiments.value_gate(steps=2, every=1, seeds=(0,)),
+        "backoff": lambda: experiments.backoff(steps=2, seeds=(0,)),
+    }
+    assert set(small) == set(experiments.EXPERIMENTS)
+    monkeypatch.setattr(experiments, "EXPERIMENTS", small)
+    for name in small:
+        monkeypatch.setattr("sys.argv", ["experiments", name, "--out", f"results/{name}.json"])
+        experiments.main()
+        found = json.loads((tmp_path / "results" / f"{name}.json").read_text())
+        assert set(found) == set(experiments.result(name)) and found["threads"] >= 1
+        if name == "boom":
+            boom, wide, even = found["rows"]
+            assert [row["d_inner"] for row in found["rows"]] == [32, 32, 16]
+            assert boom["n_parameters"] - even["n_parameters"] == 2 * 8 and wide["n_parameters"] > boom["n_parameters"]
+            assert all(len(set(row["valid_bpc"])) == 2 for row in found["rows"])
+        elif name == "lamb":
+            assert set(found["bpc"]) == {"Adam", "LAMB", "min-trust LAMB"}
+            for by_scale in found["bpc"].values():
+                (rows,) = by_scale.values()
+                assert len(rows) == 3 and all(4.5 < row[0] < 8 for row in rows)
+            assert found["bpc"]["Adam"]["0.5"][0][1] is None, "a run that broke off has no score"
+        elif name == "trust":
+            assert [line["step"] for line in found["lines"]] == [2, 4, 6]
+        elif name == "backoff":
+            assert [len(scores) for scores in found["valid_bpc"].values()] == [1, 1, 1]
+
+
+def test_optimizers_of_an_experiment_start_from_the_same_weights_and_text():
+    trainers = [experiments.small_trainer(name, 5, seed=3, lr=1e-2) for name in experiments.OPTIMIZERS]
+    first, *others = ([*trainer.model.parameters()] for trainer in trainers)
+    assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
+    losses = [experiments.finish(trainer) for trainer in trainers]
+    assert len({values[0] for values in losses}) == 1 and len({values[-1] for values in losses}) == 3
+    assert all(len(values) == 5 for values in losses)
+
+
+def test_heat_maps_write_every_number_in_its_field():
+    grids = {"a": [[1.0, 2.0], [3.0, None], [5.0, 6.0]], "b": [[7.0] * 2] * 3, "c": [[8.0] * 2] * 3}
+    figure = plots.heat_maps(grids, "x", [0.1, 0.2], "y", [0, 5, 7], columns=3, limit=7.0)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["1.00", "2.00", "3.00", "-", "5.00", "6.00"] and figure.axes[2].get_title() == "c"
+    assert len({axes.images[0].get_clim() for axes in figure.axes}) == 1, "one scale for all"
+
+
+def test_the_bare_value_vector_starts_where_the_over_parameterised_one_does():
+    found = experiments.value_gate(steps=2, every=1, seeds=(0,))
+    over, bare = found["rows"]["over-parameterised"], found["rows"]["bare"]
+    assert over["path"][0] == bare["path"][0] and over["path"][2] != bare["path"][2]
+    assert over["n_parameters"] - bare["n_parameters"] == 2 * 64 * 64 + 2 * 64  # W (2D, D) and b (2D,)
+    for row in (over, bare):
+        assert len(row["path"]) == len(found["steps"]) == 3
+        assert row["gate"][:8] == row["path"][-1] and len(row["gate"]) == 64

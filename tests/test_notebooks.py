@@ -1,53 +1,149 @@
-"""The notebooks say what they compute: nbval runs them again and compares every stored output."""
+"""The notebooks say what they compute: nbval runs them again and compares every stored output.
+
+They run from an installed package, in a folder of their own.
+"""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+from shalab import checks, course
+
+SHIPPED = course.notebooks()
+SOLUTIONS = sorted((course.notebooks_dir() / "solutions").glob("*.ipynb"))
+every_notebook = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+IGNORED = "nbval-ignore-output"
 
 
-def nbval(path, cwd):
-    options = ["-p", "no:cacheprovider", "--nbval", "--nbval-current-env", "--nbval-cell-timeout", "1200"]
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory):
+    """A folder with the package as a wheel installs it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder], cwd=root, check=True)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        wheel.extractall(folder / "site")
+    return folder / "site"
+
+
+def nbval(path, installed):
+    """nbval's return code and report; the kernel works in the notebook's folder."""
+    options = f"-p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout {course.CELL_TIMEOUT_S}".split()
+    sanitizer = Path(__file__).with_name("nbval.cfg")
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", *options, path], cwd=cwd, env=environment, capture_output=True, text=True
-    )
+    environment["PYTHONPATH"] = str(installed)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "--nbval-sanitize-with", sanitizer, path],
+        cwd=path.parent, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.returncode, done.stdout[-4000:]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_computes_what_it_shows(path, tmp_path):
-    done = nbval(path, tmp_path)
-    assert done.returncode == 0, done.stdout[-4000:]
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def texts(output):
+    """What a reader can read of an output."""
+    return [output.get("text", "")] + [str(data) for mime, data in output.get("data", {}).items() if "text" in mime]
+
+
+def test_the_package_that_notebooks_run_from_is_the_wheel(installed, tmp_path):
+    line = "import shalab; from shalab import course as c; print(shalab.__file__, len(c.notebooks()))"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    printed = subprocess.check_output([sys.executable, "-c", line], cwd=tmp_path, env=environment, text=True)
+    file, n_notebooks = printed.split()
+    assert Path(file).is_relative_to(installed) and int(n_notebooks) == len(SHIPPED)
+
+
+@every_notebook
+def test_notebook_computes_what_it_shows(path, installed, tmp_path):
+    code, report = nbval(Path(shutil.copy(path, tmp_path)), installed)
+    assert code == 0, report
+
+
+@every_notebook
+def test_an_altered_number_is_noticed(path, installed, tmp_path):
+    """In the first output that holds a number; the cells after it are left out."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    place, output = next(
+        (place, output)
+        for place, cell in enumerate(notebook.cells) if IGNORED not in cell.metadata.get("tags", [])
+        for output in cell.outputs if re.search(r"\d", output.get("text", ""))
+    )  # fmt: skip
+    del notebook.cells[place + 1 :]
+    *_, digit = re.finditer(r"\d", output.text)
+    altered = str((int(digit[0]) + 1) % 10)
+    output.text = output.text[: digit.start()] + altered + output.text[digit.end() :]
+    nbformat.write(notebook, tmp_path / path.name)
+    code, report = nbval(tmp_path / path.name, installed)
+    assert code == 1 and f"1 failed, {place} passed" in report.replace("1 failed in", "1 failed, 0 passed in"), report
+
+
+@every_notebook
 def test_stored_notebook_is_clean(path):
     notebook = nbformat.read(path, as_version=4)
-    assert "widgets" not in notebook.metadata
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            assert cell.execution_count, "a cell that was not executed is not compared by nbval"
-            assert not cell.metadata.get("tags")
-            for output in cell.outputs:
-                assert output.output_type != "error" and output.get("name") != "stderr"
-                text = output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
-                assert not re.search(r"Warning|/home/|/tmp/|0x[0-9a-f]{6}", text)
+    assert "widgets" not in notebook.metadata and notebook.metadata.training_steps > 0
+    cells = code_cells(path)
+    ignored = [cell for cell in cells if cell.metadata.get("tags")]
+    assert len(ignored) <= len(cells) / 5
+    for cell in ignored:
+        assert cell.metadata.tags == [IGNORED] and len(cell.metadata.reason) > 20
+    for count, cell in enumerate(cells, 1):
+        assert cell.execution_count == count, "nbval compares no cell that was not executed"
+        assert "execution" not in cell.metadata
+        for output in cell.outputs:
+            assert output.output_type != "error" and output.get("name") != "stderr"
+            for text in texts(output):
+                assert not re.search(r"Warning|Traceback|/home/|/tmp/|/Users/|[A-Z]:\\|\bat 0x[0-9a-f]{6}", text)
+                assert all("alt=" in tag for tag in re.findall(r"<img[^>]*>", text))
 
 
-def test_an_altered_number_is_noticed(tmp_path):
-    """The light cells of the first notebook, with one digit of a stored output changed."""
-    notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
-    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"][:2]
-    nbformat.write(notebook, tmp_path / "true.ipynb")
-    assert nbval(tmp_path / "true.ipynb", tmp_path).returncode == 0
-    stored = notebook.cells[1].outputs[0]
-    assert "900,000" in stored.text
-    stored.text = stored.text.replace("900,000", "900,001")
-    nbformat.write(notebook, tmp_path / "false.ipynb")
-    assert nbval(tmp_path / "false.ipynb", tmp_path).returncode == 1
+@every_notebook
+def test_a_reader_knows_what_comes_how_long_it_takes_and_where_to_go(path):
+    prose = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    assert "**You will**" in prose[0] and "*Before you begin:" in prose[0]
+    assert re.search(r"Time: \d+ minutes", prose[0])
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", "\n".join(prose)):
+        assert (path.parent / link).exists(), link
+    for neighbour in SHIPPED[max(0, SHIPPED.index(path) - 1) : SHIPPED.index(path) + 2]:
+        assert neighbour == path or f"]({neighbour.name})" in prose[-1], neighbour
+
+
+@every_notebook
+def test_every_exercise_is_there_and_not_done_yet(path):
+    said = [text for cell in code_cells(path) for output in cell.outputs for text in texts(output)]
+    open_ = [re.match(r"○ (\w+) is not done yet", text) for text in said]
+    names = [check.name for check in checks.exercises()[path.stem[3:]]]
+    assert [match[1] for match in open_ if match] == names and len(names) >= 3
+    assert (path.parent / "solutions" / path.name).exists()
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_solutions_solve_every_exercise(path, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    said = [text for cell in notebook.cells for output in cell.get("outputs", []) for text in texts(output)]
+    right = [re.match(r"✔ (\w+) is right", text) for text in said]
+    exercises = checks.exercises()[path.stem[3:]]
+    assert [match[1] for match in right if match] == [check.name for check in exercises]
+    for check in exercises:
+        assert check.key in (tmp_path / checks.PROGRESS_FILE).read_text()
+
+
+@every_notebook
+def test_notebook_runs_in_the_browser(path, lab):
+    shutil.copy(path, lab.server.folder)
+    with lab.open(path.name) as page:
+        lab.run_all(page, course.CELL_TIMEOUT_S)
+        lab.picture(page, path.stem)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from shalab import InputError, Lamb, optim
+from shalab.device import cache_groups
 from shalab.optim import constant_then_half, cosine, linear, warmup
 
 SHAPES = [(3, 5), (7,), (), (2, 3, 11)]
@@ -34,9 +35,9 @@ def textbook_lamb(w, grads, lr, b1, b2, eps, decay, floor):
 
 @pytest.mark.parametrize("floor", [None, 0.25, 3.0])
 @pytest.mark.parametrize("decay", [0.0, 0.01])
-@pytest.mark.parametrize("together", [False, True])
-def test_updates_are_the_textbooks(floor, decay, together, monkeypatch):
-    monkeypatch.setattr(optim, "in_cache", lambda x: not together)
+@pytest.mark.parametrize("most", [1, 16, 10**6])
+def test_updates_are_the_textbooks(floor, decay, most, monkeypatch):
+    monkeypatch.setattr(optim, "cache_groups", lambda tensors: cache_groups(tensors, most))
     params = parameters()
     optimizer = Lamb(params, 0.01, (0.8, 0.95), 1e-5, decay, floor)
     for step in range(7):
@@ -100,3 +101,11 @@ def test_schedules():
     assert cosine(0, 100, 0) == 1 and cosine(50, 100, 0) == pytest.approx(0.5) and cosine(100, 100, 0) == 0
     assert cosine(4, 104, 5) == 1 and cosine(55, 105, 5) == pytest.approx(0.5)
     assert [linear(step, 10, 0) for step in (0, 5, 10)] == [1, 0.5, 0]
+
+
+def test_groups_keep_order_and_end_where_they_are_full():
+    tensors = [torch.zeros(n) for n in (3, 5, 2, 11, 7)]
+    sizes = [[len(x) for x in group] for group in cache_groups(tensors, 7)]
+    assert sizes == [[3, 5], [2, 11], [7]]
+    assert cache_groups([]) == []
+    assert len(cache_groups([torch.zeros(n, device="meta") for n in (3, 5, 2, 11, 7)], 7)) == 1

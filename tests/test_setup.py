@@ -41,7 +41,7 @@ def test_conda_takes_the_same_lock_and_python():
 def test_readme_names_every_module_and_no_other():
     readme = (ROOT / "README.md").read_text()
     listed = re.findall(r"^  (\w+)\.py ", readme, re.M)
-    assert listed == [*ORDER, "baselines", "plots"]
+    assert listed == [*ORDER, "baselines", "plots", "tokenization", "course"]
     compared = re.findall(r"^    (\w+)\.py ", readme, re.M)
     assert {path.stem for path in (ROOT / "shalab" / "laboratory").glob("*.py")} == {*compared, "__init__"}
     assert {path.stem for path in (ROOT / "shalab").glob("*.py")} == {*listed, "__init__", "__main__"}

@@ -322,7 +322,8 @@ def bench_learning(budgets: list[float], slice_s: float = 2.0) -> list[dict]:
             score = run.evaluate()
             rows.append(
                 {
-                    "minutes": minutes, "model": name, "n_parameters": run.model.n_parameters,
+                    "minutes": minutes, "threads": torch.get_num_threads(), "model": name,
+                    "n_parameters": run.model.n_parameters,
                     "valid_bpc": score.valid_bpc if isinstance(score, EvalEvent) else score,
                     "trained_mb": run.n_bytes / 1e6, "trained_minutes": run.elapsed_s / 60,
                 }

@@ -2,3 +2,23 @@
 
 Nothing in the model or the training code imports this package.
 """
+
+from shalab.widgets.boom import BoomExplorer
+from shalab.widgets.claims import ClaimDial
+from shalab.widgets.dashboard import Dashboard
+from shalab.widgets.explorer import AttentionExplorer
+from shalab.widgets.memory import MemoryView
+from shalab.widgets.surprise import SurpriseMap
+from shalab.widgets.tokens import TokenExplorer
+from shalab.widgets.trust import TrustInspector
+
+__all__ = [
+    "AttentionExplorer",
+    "BoomExplorer",
+    "ClaimDial",
+    "Dashboard",
+    "MemoryView",
+    "SurpriseMap",
+    "TokenExplorer",
+    "TrustInspector",
+]

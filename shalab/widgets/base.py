@@ -4,16 +4,27 @@ import base64
 from pathlib import Path
 
 import anywidget
+import numpy as np
 from matplotlib.figure import Figure
 
+from shalab.errors import InputError
 from shalab.plots import png
 
 _FOLDER = Path(__file__).parent
 
 
-def source(name: str) -> str:
-    """The ESM of a widget: the shared functions of common.js, then its own file. No build step, no network."""
-    return "\n".join((_FOLDER / file).read_text() for file in ("common.js", f"{name}.js"))
+def source(*names: str) -> str:
+    """The ESM of a widget: the shared functions of common.js, then the named files. No build step, no network."""
+    return "\n".join((_FOLDER / f"{name}.js").read_text() for name in ("common", *names))
+
+
+def as_bytes(text: str | bytes | np.ndarray) -> bytes:
+    """A text as its bytes: a str in UTF-8, a corpus' (N,) uint8 as it is."""
+    if isinstance(text, str):
+        return text.encode()
+    if isinstance(text, bytes) or (isinstance(text, np.ndarray) and text.dtype == np.uint8 and text.ndim == 1):
+        return bytes(text)
+    raise InputError(f"a text must be str, bytes or an (N,) array of uint8, got {type(text).__name__}")
 
 
 class Widget(anywidget.AnyWidget):

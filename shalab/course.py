@@ -1,0 +1,197 @@
+"""The course around the notebooks: a copy to work in, what it needs, and how it is built.
+
+python -m shalab.course copy [--fresh]   my-course/ with empty outputs; never overwrites one
+python -m shalab.course execute [NAME]   runs notebooks again and stores their outputs
+python -m shalab.course html FOLDER      pages that need neither a kernel nor a network
+"""
+
+import argparse
+import itertools
+import math
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+import torch
+
+from shalab.checkpoint import load_model
+from shalab.corpus import assets_dir, load_corpus
+from shalab.device import Precision
+from shalab.errors import InputError
+from shalab.model import SHARNN
+from shalab.presets import find_preset
+from shalab.train import Trainer, steps_in_minutes
+
+CELL_TIMEOUT_S = 1200
+
+
+def notebooks_dir() -> Path:
+    """The course's own notebooks, beside `assets` in a checkout as in an installed package."""
+    return assets_dir().parent / "notebooks"
+
+
+def notebooks() -> list[Path]:
+    """The notebooks in the course's order."""
+    return sorted(notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
+
+
+def trained_model() -> SHARNN:
+    """The model that comes with the course, in evaluation mode."""
+    path = assets_dir() / "model"
+    if not path.exists():
+        raise InputError(
+            f"no trained model at {path}: get the whole course again, or make one in five minutes with "
+            "`shalab train --out runs/mine` and `shalab export runs/mine` to that path"
+        )
+    return load_model(path)
+
+
+def environment_check() -> None:
+    """Prints what this machine has and how long each notebook will compute on it; takes some seconds."""
+    precision = Precision.pick()
+    print(f"Python {platform.python_version()}, PyTorch {torch.__version__}, {platform.system()} {platform.machine()}")
+    print(f"computing on {precision}, {torch.get_num_threads()} threads")
+    print(f"enwik6: {len(load_corpus('enwik6')):,} bytes, verified")
+    print(f"trained model: {trained_model().n_parameters:,} parameters")
+    speed = steps_per_minute()
+    print(f"training: {speed:,} steps per minute, so the notebooks will compute for about")
+    for path in notebooks():
+        steps = nbformat.read(path, as_version=4).metadata.get("training_steps")
+        print(f"  {path.stem:<26}{f'{steps / speed:4.1f} minutes' if steps else 'not measured'}")
+
+
+def steps_per_minute() -> int:
+    """Updates of the laptop recipe per minute here: the unit in which notebooks state what they compute."""
+    return steps_in_minutes(_laptop_trainer(), 1, least_s=2)
+
+
+def step_cpu_s(n_steps: int = 20) -> float:
+    """Processor time of one such update, which depends less on what else runs here."""
+    trainer = _laptop_trainer()
+    for _ in range(n_steps):  # until the memory is full, a step costs less
+        trainer.update()
+    began = time.process_time()
+    for _ in range(n_steps):
+        trainer.update()
+    return (time.process_time() - began) / n_steps
+
+
+def _laptop_trainer() -> Trainer:
+    preset = find_preset("laptop")
+    return Trainer(SHARNN(preset.model), load_corpus("enwik6"), preset.train, Precision.pick(), total_steps=1)
+
+
+def copy(fresh: bool = False) -> Path:
+    """A copy of the course in this folder, without outputs, so that predictions come before results.
+
+    An existing my-course is returned as it is; `fresh` puts a new one beside it, my-course-2 and so on.
+    """
+    names = ("my-course" if n == 1 else f"my-course-{n}" for n in itertools.count(1))
+    target = next(path for path in map(Path, names) if not (fresh and path.exists()))
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=".") as part:  # the copy appears whole or not at all
+            for path in sorted(notebooks_dir().glob("**/[0-9][0-9]_*.ipynb")):
+                notebook = nbformat.read(path, as_version=4)
+                for cell in notebook.cells:
+                    if cell.cell_type == "code":
+                        cell.outputs, cell.execution_count = [], None
+                place = Path(part) / "course" / path.relative_to(notebooks_dir())
+                place.parent.mkdir(parents=True, exist_ok=True)
+                nbformat.write(notebook, place)
+            shutil.move(Path(part) / "course", target)
+    return target
+
+
+def execute(path: Path) -> None:
+    """Runs a notebook in an empty folder and stores its outputs: the same file for the same results.
+
+    What a widget would need to go on is left out: in a fresh clone its picture is shown instead.
+    """
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(path, as_version=4)
+    step_s, before = step_cpu_s(), os.times()
+    with tempfile.TemporaryDirectory() as folder:
+        NotebookClient(
+            notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", record_timing=False, coalesce_streams=True,
+            resources={"metadata": {"path": folder}},
+        ).execute()  # fmt: skip
+    after = os.times()
+    steps = (after.children_user - before.children_user + after.children_system - before.children_system) / step_s
+    stored = notebook.metadata.get("training_steps", 0)
+    if not stored / 1.5 < steps < stored * 1.5:  # otherwise every run of this would change the file
+        notebook.metadata["training_steps"] = math.ceil(float(f"{steps:.1g}"))
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata["language_info"] = {"name": "python"}
+    nbformat.write(notebook, path)
+
+
+def html(folder: Path) -> None:
+    """Writes every notebook as a page that asks no host for anything.
+
+    Widgets become their pictures and equations become MathML, which browsers draw by themselves.
+    """
+    from latex2mathml.converter import convert
+    from nbconvert.exporters import HTMLExporter
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    from shalab.plots import img_tag
+
+    class Renderer(IPythonRenderer):
+        def inline_math(self, body):
+            return convert(body)
+
+        def block_math(self, body):
+            return convert(body.replace("{aligned}", "{split}"), display="block")  # the same, by a name it knows
+
+    class Exporter(HTMLExporter):
+        def markdown2html(self, source):
+            return MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
+
+    # require.js, MathJax and mermaid would come from other hosts
+    template = "{% extends 'lab/index.html.j2' %}" + "".join(
+        f"{{% block html_head_js{part} %}}{{% endblock %}}" for part in ("", "_mathjax", "_mermaidjs")
+    )
+    exporter = Exporter(raw_template=template)
+    for path in sorted(notebooks_dir().glob("**/[0-9][0-9]_*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+            data = output.get("data", {})
+            if data.pop("application/vnd.jupyter.widget-view+json", None):
+                data["text/html"] = img_tag(data.pop("image/png"), data["text/plain"])
+        page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+        place = folder / path.relative_to(notebooks_dir()).with_suffix(".html")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(re.sub(r'(href="[^":]*)\.ipynb(["#])', r"\1.html\2", page), encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m shalab.course", description="The course around the notebooks.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    copying = commands.add_parser("copy", help="my-course/, a copy to work in; an existing one is left alone")
+    copying.add_argument("--fresh", action="store_true", help="a new copy beside the ones there are")
+    executing = commands.add_parser("execute", help="run notebooks again and store their outputs")
+    executing.add_argument("paths", nargs="*", type=Path, metavar="NOTEBOOK", help="files (default: the whole course)")
+    exporting = commands.add_parser("html", help="the course as pages that need no network")
+    exporting.add_argument("folder", type=Path)
+    options = parser.parse_args(arguments)
+    if options.command == "copy":
+        print(copy(options.fresh))
+    elif options.command == "html":
+        html(options.folder)
+    else:
+        for path in options.paths or notebooks():
+            print(path, flush=True)
+            execute(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""An attack with a control: what would be published, beside all that a receiver must be told."""
+
+import traitlets
+from matplotlib.figure import Figure
+
+from shalab.errors import InputError
+from shalab.plots import BLUE, GREEN, GREY, ORANGE
+from shalab.tokenization import Claim, honest_bits_per_byte, table
+from shalab.widgets.base import Widget, source
+
+
+class ClaimDial(Widget):
+    """Claims about one text, one for each setting of an attack.
+
+    claims   in the order of the slider
+    setting  what the slider sets, in words
+    """
+
+    _esm = source("claims")
+
+    setting = traitlets.Unicode().tag(sync=True)
+    rows = traitlets.List().tag(sync=True)  # of each claim: name, tokens, perplexity, claimed, honest, parts
+    shown = traitlets.Int(0).tag(sync=True)  # index of rows
+
+    def __init__(self, claims: list[Claim], setting: str):
+        if not claims:
+            raise InputError("expected at least one claim, got none")
+        self.claims = claims
+        super().__init__(setting=setting, rows=list(map(_row, claims)))
+
+    @traitlets.validate("shown")
+    def _in_range(self, proposal):
+        if not 0 <= proposal["value"] < len(self.rows):
+            raise InputError(f"shown must be from 0 to {len(self.rows) - 1}, got {proposal['value']}")
+        return proposal["value"]
+
+    def picture(self) -> Figure:
+        names = [row["name"] for row in self.rows]
+        figure = Figure(figsize=(9, 0.45 * len(names) + 1.3), layout="constrained")
+        published, honest = figure.subplots(1, 2, sharey=True)
+        bars = published.barh(names, [row["perplexity"] for row in self.rows], color=GREY)
+        published.bar_label(bars, fmt="{:,.2f}", padding=3)
+        published.set(xlabel="published: perplexity per token", xscale="log")
+        published.margins(x=0.25)
+        left = [0.0] * len(names)
+        for part, color in zip(self.rows[0]["parts"], (BLUE, GREEN, ORANGE, GREY), strict=True):
+            width = [row["parts"][part] for row in self.rows]
+            honest.barh(names, width, left=left, color=color, label=part)
+            left = [a + b for a, b in zip(left, width, strict=True)]
+        for place, total in enumerate(left):
+            honest.annotate(f"{total:.3f}", (total, place), xytext=(3, 0), textcoords="offset points", va="center")
+        honest.set(xlabel="honest: bits per byte", xlim=(0, 1.2 * max(left)))
+        honest.invert_yaxis()
+        figure.legend(*honest.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        for axes in (published, honest):
+            axes.spines[["top", "right"]].set_visible(False)
+        return figure
+
+    def summary(self) -> str:
+        return f"{self.setting}\n{table(self.claims)}"
+
+
+def _row(claim: Claim) -> dict:
+    return {
+        "name": claim.name,
+        "tokens": len(claim.nats),
+        "perplexity": claim.perplexity,
+        "claimed": claim.claimed_bits_per_byte,
+        "honest": honest_bits_per_byte(claim),
+        "parts": {name: bits / len(claim.text) for name, bits in claim.bits().items()},
+    }

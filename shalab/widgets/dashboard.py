@@ -1,0 +1,223 @@
+"""A run while it learns, afterwards, or again."""
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import traitlets
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from shalab.errors import InputError
+from shalab.plots import BLUE, GREEN, GREY, ORANGE, draw_learning_curve
+from shalab.run import Background, StateEvent, as_line, read_metrics
+from shalab.widgets.base import Widget, source
+from shalab.widgets.history import History
+
+MESSAGE_GAP_S = 0.04  # between two messages to the browser, at least
+MESSAGE_POINTS = 4  # in a message of their own; more travel with everything else
+
+
+class Replay(Background):
+    """The lines of a run that was, `speed` times as fast as they were written. One that is stopped can go on."""
+
+    def __init__(self, lines: list[dict], speed: float):
+        super().__init__()
+        if not speed > 0:
+            raise InputError(f"speed must be above 0 (1 is the run's own, math.inf is at once), got {speed}")
+        self.speed, self._left = speed, iter(lines)
+
+    def events(self) -> Iterator[dict]:
+        at, owed = None, 0.0  # seconds; naps too short to be kept exactly are put together
+        for line in self._left:
+            if "elapsed_s" in line:
+                owed += (line["elapsed_s"] - (line["elapsed_s"] if at is None else at)) / self.speed
+                at = line["elapsed_s"]
+            if owed > 0.02:
+                self.stop.wait(owed)
+                owed = 0.0
+            yield line
+            if self.stop.is_set():
+                return
+
+
+class Dashboard(Widget):
+    """Curves, speed, trust ratios, progress and the latest sample of a run, with pause, continue and stop.
+
+        dashboard = Dashboard(run, {"xz -9e": 1.987})
+        dashboard.show()
+        run.start()
+        await run
+
+    The buttons act while the cell awaits. With run.wait() instead, ipykernel 7.4 keeps them back until the run is over,
+    and only interrupting the kernel stops it, with a checkpoint.
+
+    run         a Run, or anything else that reads events in the background; the dashboard becomes its listener
+    references  name -> bits per byte, drawn as dashed lines
+    """
+
+    _esm = source("chart", "dashboard")
+    references = traitlets.Dict().tag(sync=True)
+    controls = traitlets.Bool().tag(sync=True)
+    history = traitlets.Any().tag(sync=True, to_json=lambda _, self: self._everything())
+
+    def __init__(
+        self, run: Background | None = None, references: dict[str, float] | None = None, history: History | None = None
+    ):
+        for name, bpc in (references or {}).items():
+            if not (isinstance(bpc, (int, float)) and math.isfinite(bpc) and bpc > 0):
+                raise InputError(f"references must map names to bits per byte above 0, got {name!r}: {bpc!r}")
+        self._lock = threading.RLock()
+        with self._lock:
+            self.run, self._handle, self._sent_at = run, None, 0.0
+            history = history or History()
+            if run:
+                run.listener = self  # events that come from here on wait for the lock
+            if hasattr(run, "metrics"):
+                history = History(run.metrics(), run.config.total_steps)
+            super().__init__(references=references or {}, controls=run is not None, history=history)
+            self._sent = self._counts()
+        self.on_msg(self._on_message)
+
+    @classmethod
+    def from_folder(cls, folder: Path, references: dict[str, float] | None = None) -> "Dashboard":
+        """What a run's folder tells, after the kernel that trained it is gone."""
+        history = History(read_metrics(folder))
+        if history.state == "running":
+            history.state = "unfinished"
+        return cls(None, references, history)
+
+    @classmethod
+    def replay(
+        cls, recorded: Path | list[dict], speed: float = 100.0, references: dict[str, float] | None = None
+    ) -> "Dashboard":
+        """Starts at once to show a recorded run again. recorded: its folder, or the lines of its metrics.jsonl."""
+        dashboard = cls(Replay(recorded if isinstance(recorded, list) else read_metrics(recorded), speed), references)
+        dashboard.run.start()
+        if speed == math.inf:
+            dashboard.run.wait()
+        return dashboard
+
+    def show(self) -> None:
+        """Displays a view whose stored picture is exchanged when the run is over; its text stays as it is here."""
+        self._handle = display(self._bundle(), raw=True, display_id=True)
+
+    def __call__(self, event) -> None:
+        with self._lock:
+            self._note(event)
+            urgent = not isinstance(event, dict) and not hasattr(event, "loss_nats")
+            if urgent or time.monotonic() - self._sent_at >= MESSAGE_GAP_S:
+                self._send_news()
+        if isinstance(event, StateEvent) and event.state in ("over", "failed") and self._handle:
+            self._handle.update(self._bundle(), raw=True)
+
+    def picture(self) -> Figure:
+        points, history = list(self.history.points), self.history
+        figure = Figure(figsize=(8, 6), layout="constrained")
+        above, below = figure.subfigures(2, 1, height_ratios=(3, 2))
+        draw_learning_curve(
+            above.subplots(), [(point[1], point[3]) for point in points], [(row[1], row[3]) for row in history.scores],
+            self.references,
+        )  # fmt: skip
+        lr, norm, trust = below.subplots(1, 3)
+        millions = [point[1] / 1e6 for point in points]
+        lr.plot(millions, [point[4] for point in points], color=GREEN)
+        norm.plot(millions, [point[5] for point in points], color=GREY, linewidth=0.8)
+        trust.plot([row[1] / 1e6 for row in history.trust], [row[4] for row in history.trust], color=ORANGE)
+        trust.fill_between(
+            [row[1] / 1e6 for row in history.trust], [row[3] for row in history.trust],
+            [row[5] for row in history.trust], color=BLUE, alpha=0.25, linewidth=0,
+        )  # fmt: skip
+        for axes, title in ((lr, "learning rate"), (norm, "gradient norm"), (trust, "trust ratio and range")):
+            axes.set_title(title, fontsize=9)
+            axes.tick_params(labelsize=8)
+            axes.grid(alpha=0.3)
+        for axes, there in ((norm, points), (trust, history.trust)):
+            if there:
+                axes.set_yscale("log")
+        return figure
+
+    def summary(self) -> str:
+        history = self.history
+        if not history.points.count:
+            return f"{self._headline()}: no update yet"
+        step, n_bytes, _, bpc, *_ = history.points.last
+        lines = [f"step {step:,} of {history.total_steps:,}, {n_bytes:,} bytes read: {history.state}"]
+        lines.append(f"train {bpc:.2f} bpc (smoothed)")
+        if history.scores:
+            best = min(history.scores, key=lambda row: row[3])
+            lines.append(f"valid {history.scores[-1][3]:.2f} bpc, best {best[3]:.2f} at step {best[0]:,}")
+        if history.trust:
+            low, middle, high = history.trust[-1][3:]
+            lines.append(f"trust ratios {low:.2g} to {high:.2g}, median {middle:.2g}")
+        lines += [f"{name} {bpc:.2f} bpc" for name, bpc in self.references.items()]
+        return "\n".join(lines)
+
+    def _headline(self) -> str:
+        total_steps = self.history.total_steps
+        return f"dashboard of a run of {total_steps:,} steps" if total_steps else "dashboard of a run"
+
+    def _bundle(self) -> dict:
+        data, _ = self._repr_mimebundle_()
+        return {**data, "text/plain": self._headline()}
+
+    def _note(self, event) -> None:
+        history = self.history
+        if not isinstance(event, StateEvent):
+            history.add(event if isinstance(event, dict) else as_line(event))
+        elif event.state != "over":
+            history.state, history.error = event.state, event.error
+        elif history.state == "running":  # without an EndEvent
+            history.state = "stopped" if self.run.stop.is_set() else "over"
+
+    def _counts(self) -> dict:
+        history = self.history
+        return {
+            "k": history.points.k, "points": len(history.points.kept),
+            "scores": len(history.scores), "trust": len(history.trust), "sample": history.sample,
+        }  # fmt: skip
+
+    def _everything(self) -> dict:
+        with self._lock:
+            return self._news({"points": 0, "scores": 0, "trust": 0, "sample": None})
+
+    def _news(self, since: dict) -> dict:
+        """What the browser appends to its lists and what it replaces. passing: the last point, until the next comes."""
+        history = self.history
+        lists = {"points": history.points.kept, "scores": history.scores, "trust": history.trust}
+        return {
+            **{name: [_short(row) for row in rows[since[name] :]] for name, rows in lists.items()},
+            "passing": _short(history.points.last) if history.points.passing else None,
+            "total_steps": history.total_steps,
+            "seconds_left": _short([history.seconds_left])[0] if math.isfinite(history.seconds_left) else None,
+            "state": history.state, "error": history.error,
+            **({"sample": history.sample} if history.sample != since["sample"] else {}),
+        }  # fmt: skip
+
+    def _send_news(self) -> None:
+        now = self._counts()
+        if now["k"] != self._sent["k"] or now["points"] - self._sent["points"] > MESSAGE_POINTS:
+            self.send_state("history")
+        else:
+            self.send(self._news(self._sent))
+        self._sent, self._sent_at = now, time.monotonic()
+
+    def _on_message(self, _, content: dict, buffers) -> None:
+        match content:
+            case {"ask": "everything"}:
+                with self._lock:
+                    self.send_state("history")
+                    self._sent = self._counts()
+            case {"ask": "pause"}:
+                self.run.pause()
+            case {"ask": "continue"}:
+                self.run.proceed()
+            case {"ask": "stop"}:
+                self.run.stop.set()
+
+
+def _short(row) -> list:
+    """Six digits are more than a screen shows."""
+    return [value if isinstance(value, int) else float(f"{value:.6g}") for value in row]

@@ -1,0 +1,143 @@
+"""Every check is proved three ways: a blank passes politely, the solution is right, each mistake gets its own hint."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shalab import checks
+from shalab.checks import Check, difference, exercise
+
+CHECKS = {check.key: check for notebook in checks.exercises().values() for check in notebook}
+every_check = pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+MISTAKES = [(check, mistake) for check in CHECKS.values() for mistake in check.mistakes]
+
+
+@every_check
+def test_a_blank_passes_politely(check):
+    def unwritten(*arguments):
+        raise NotImplementedError
+
+    blanks = [None, ...] if check.inputs is None else [None, ..., lambda *_: ..., lambda *_: (1, ...), unwritten]
+    for blank in blanks:
+        assert check(blank).outcome == "open"
+    assert not Path(checks.PROGRESS_FILE).exists()
+
+
+@every_check
+def test_the_reference_is_right_and_remembered(check):
+    verdict = check(check.reference() if check.inputs is None else check.reference)
+    assert verdict.outcome == "right" and verdict.message.startswith(f"{check.name} is right.")
+    assert Path(checks.PROGRESS_FILE).read_text() == f'[\n "{check.key}"\n]\n'
+    course = checks.exercises()
+    n_here, n_course = len(course[check.notebook]), sum(map(len, course.values()))
+    assert f"Done: 1 of {n_here} in this notebook, 1 of {n_course} in the course." in verdict.message
+
+
+@pytest.mark.parametrize("check, mistake", MISTAKES, ids=[f"{check.key}: {name}" for check, name in MISTAKES])
+def test_a_typical_mistake_gets_its_own_hint(check, mistake):
+    wrong, hint = check.mistakes[mistake]
+    verdict = check(wrong)
+    assert (verdict.outcome, verdict.mistake) == ("wrong", mistake)
+    assert verdict.message == f"{check.name}: {mistake}. {hint}"
+    assert not Path(checks.PROGRESS_FILE).exists()
+
+
+@every_check
+def test_every_check_knows_two_mistakes_with_different_hints(check):
+    hints = [hint for _, hint in check.mistakes.values()]
+    assert len(set(hints)) == len(hints) >= 2
+
+
+@exercise(
+    lambda generator: ((torch.randn(n, generator=generator),) for n in (3, 5)),
+    mistakes={"sum": (lambda x: x.sum(), "Divide."), "raised": (lambda x: x.mean("no"), "No text.")},
+)
+def mean(x):
+    """x (N,) -> ()"""
+    return x.mean()
+
+
+@exercise(mistakes={"times": (21, "Add."), "minus": (4, "Add.")})
+def ten():
+    return 10
+
+
+@pytest.fixture(autouse=True)
+def of_the_course(monkeypatch):
+    """The two exercises above count as a notebook of the course."""
+    course = checks.exercises()
+    monkeypatch.setattr(checks, "exercises", lambda: course | {"test_checks": [mean, ten]})
+
+
+def test_an_error_in_the_readers_code_is_told_in_one_line_with_its_place():
+    def answer(x):
+        y = x + 1
+        return (y @ torch.zeros(2, 2)).sum()
+
+    verdict = mean(answer)
+    assert verdict.outcome == "stopped" and "Traceback" not in verdict.message
+    first, second = verdict.message.splitlines()
+    assert first.startswith("mean stopped: RuntimeError: ")
+    line = answer.__code__.co_firstlineno + 2
+    assert second == f"in line {line}: return (y @ torch.zeros(2, 2)).sum()"
+
+
+def test_a_wrong_number_of_arguments_is_told():
+    assert re.search(r"stopped: TypeError: .*takes 0 positional arguments", mean(lambda: 1).message)
+
+
+def test_a_mistake_is_also_known_by_its_error():
+    assert mean(lambda x: x.mean("no")).mistake == "raised"
+
+
+def test_what_is_no_typical_mistake_is_told_by_its_first_difference():
+    assert "expected shape (), got (1,)" in mean(lambda x: x.mean(0, keepdim=True)).message
+    assert re.search(r"expected -?\d\S*, got -?\d", mean(lambda x: x.mean() + 1).message)
+
+
+def test_function_and_value_are_not_mixed_up():
+    assert "without calling it" in mean(3.0).message
+    assert "the value" in ten(lambda: 10).message
+    assert ten(10.0).outcome == "right" and ten(21).mistake == "times"
+    assert ten(11).message == "ten: 11 is not the answer."
+
+
+def test_inputs_are_the_same_whatever_the_answer_does_to_them():
+    def spoils(x):
+        value = x.mean()
+        torch.rand(5)
+        x.zero_()
+        return value
+
+    state = torch.get_rng_state()
+    assert mean(spoils).outcome == "right"
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_numpy_and_lists_are_as_good_as_tensors():
+    assert mean(lambda x: np.mean(x.numpy())).outcome == "right"
+    assert not difference(np.array([3.0, 2.0])[::-1], [2.0, 3.0])
+    assert not difference(torch.tensor([2.0], requires_grad=True), torch.tensor([2.0]))
+    assert not difference([b"a", "b"], (b"a", "b"))
+    assert difference([b"a", b"b"], [b"a", b"c"]) == "part 1: expected b'c', got b'b'"
+    assert difference("3", 3) == "expected int, got str"
+    assert not difference(float("nan"), torch.tensor(torch.nan))
+    assert difference(2.001, 2.0) and not difference(2.00001, 2.0)
+
+
+def test_progress_survives_a_broken_file_and_counts(capsys):
+    Path(checks.PROGRESS_FILE).write_text("{not json")
+    assert "1 of 2 in this notebook" in mean(mean.reference).message
+    assert "2 of 2 in this notebook" in ten(10).message
+    checks.progress()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].split() == ["test_checks", "●●", "2", "of", "2"]
+    assert all(" 0 of " in line for line in lines[:-1])
+
+
+def test_verdicts_read_as_text_and_as_html():
+    verdict = Check(ten.reference, None, {})("<b>")
+    assert repr(verdict).startswith("✘ ten: '<b>'") and "<b>'" not in verdict._repr_html_()

@@ -1,0 +1,336 @@
+"""Tokenizers give back what they got, prices are right by hand and by enumeration, and no attack gets through."""
+
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from shalab import InputError
+from shalab import tokenization as tk
+from shalab.metrics import NATS_PER_BIT
+from shalab.tokenization import Claim, NGram, honest_bits_per_byte, train_tokenizer
+
+SPELLING = ("bpe", "wordpiece", "unigram")
+BIT = NATS_PER_BIT
+
+
+@pytest.fixture(scope="module")
+def english():
+    words = np.random.default_rng(0).choice(
+        "the town of Foo was\nfounded In 1923 caf\u00e9 (see) [[link]]".split(" "), 907
+    )
+    return " ".join(words).encode()
+
+
+def noise(n, seed):
+    """Bytes of which none tells of another: nothing can code them in less than 8 bits each."""
+    return np.random.default_rng(seed).integers(0, 256, n, np.uint8).tobytes()
+
+
+# tokenizers
+
+
+@pytest.mark.parametrize("kind", SPELLING)
+def test_every_text_comes_back(kind, english):
+    tokenizer = train_tokenizer(kind, english, 613)
+    signs = b"<unk> ##a ##\xc3 [UNK] " + b"x" * 211
+    for text in (signs, bytes(range(256)), *(noise(101, seed) for seed in range(5)), english):
+        ids, lengths = tokenizer.cut(text)
+        assert tokenizer.decode(ids) == text
+        assert lengths.tolist() == [len(tokenizer.pieces[i]) for i in ids]
+
+
+@pytest.mark.parametrize("kind", tk.KINDS)
+def test_training_is_repeatable_and_keeps_to_the_size(kind, english):
+    first, *others = (train_tokenizer(kind, english, 613) for _ in range(3))
+    assert 10 < len(first.pieces) <= 613
+    for other in others:
+        assert other.pieces == first.pieces
+        assert (other.encode(english) == first.encode(english)).all()
+
+
+@pytest.mark.parametrize("kind", tk.KINDS)
+def test_no_token_crosses_the_end_of_a_word(kind, english):
+    ends = np.cumsum(train_tokenizer(kind, english, 613).cut(english)[1])
+    assert set(np.cumsum(tk.word_lengths(english))) <= set(ends)
+
+
+def test_merges_by_hand():
+    """In abab and " abab", ab stands 4 times, ba twice, " a" once; then abab is the most frequent pair."""
+    pieces = train_tokenizer("bpe", b"abab abab", 258).pieces
+    assert pieces[256:] == (b"ab", b"abab")
+    assert sorted(pieces[:256]) == [bytes([byte]) for byte in range(256)]
+
+
+def test_rare_words_are_unknown_but_keep_their_length():
+    tokenizer = train_tokenizer("word", b"an an an owl owl cat", 3)
+    assert tokenizer.pieces == (b"<unk>", b" an", b" owl")  # the first "an" has no space, so " an" and " owl" tie
+    ids, lengths = tokenizer.cut(b" an owl bear")
+    assert ids.tolist() == [1, 2, 0] and lengths.tolist() == [3, 4, 5]
+    assert tokenizer.decode(ids) == b" an owl<unk>"
+
+
+def test_words_are_cut_at_spaces_numbers_and_signs():
+    text = "In [[1923]],\n\n  caf\u00e9s a  b".encode()
+    cut = np.split(np.frombuffer(text, np.uint8), np.cumsum(tk.word_lengths(text)))[:-1]
+    parts = [part.tobytes().decode() for part in cut]
+    assert parts == ["In", " [[", "1923", "]],", "\n\n  ", "caf\u00e9s", " a", "  ", "b"]
+
+
+@pytest.mark.parametrize("kind, size", [("morse", 613), ("bpe", 255), ("word", 1)])
+def test_what_no_tokenizer_can_be_is_refused(kind, size):
+    with pytest.raises(InputError, match="got"):
+        train_tokenizer(kind, b"a text", size)
+
+
+def test_an_empty_text_is_refused(english):
+    with pytest.raises(InputError, match="0 bytes"):
+        train_tokenizer("bpe", b"", 300)
+    with pytest.raises(InputError, match="empty"):
+        train_tokenizer("bpe", english, 300).encode(b"")
+
+
+# token models
+
+
+def test_ngram_by_hand():
+    model = NGram([0, 1, 0, 1, 2], vocab_size=5, order=2)
+    p1 = (2 + 3 / 5) / (5 + 3)  # 1 stood twice among 5 tokens of 3 kinds
+    assert model.probability(1) == pytest.approx(p1)
+    assert model.probability(1, [4]) == pytest.approx(p1)  # nothing ever followed 4
+    assert model.probability(1, [3, 0]) == pytest.approx((2 + 1 * p1) / (2 + 1))  # after 0 came 1, twice
+    assert model.nats([0, 1]) == pytest.approx([-math.log(p1), -math.log((2 + p1) / 3)])
+
+
+def witten_bell(ids, token, context, vocab_size):
+    """The textbook's recursion over the whole context, counting by looking."""
+    p = witten_bell(ids, token, context[1:], vocab_size) if context else 1 / vocab_size
+    n = len(context)
+    after = Counter(ids[i] for i in range(n, len(ids)) if ids[i - n : i] == context)
+    return (after[token] + len(after) * p) / (after.total() + len(after)) if after else p
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+def test_ngram_is_the_textbooks_and_sums_to_one(order):
+    generator = np.random.default_rng(order)
+    ids = generator.integers(0, 5, 211).tolist()
+    model = NGram(ids, vocab_size=7, order=order)
+    for length in (0, 1, 2, 6):
+        context = generator.integers(0, 6, length).tolist()
+        p = model.predict(context)
+        assert p.sum() == pytest.approx(1) and (p > 0).all()
+        seen = context[len(context) - min(order - 1, length) :]
+        assert p == pytest.approx([witten_bell(ids, token, seen, 7) for token in range(7)])
+
+
+def test_charges_are_those_of_the_predictions():
+    generator = np.random.default_rng(1)
+    model, ids = NGram(generator.integers(0, 11, 307), 13), generator.integers(0, 13, 47)
+    assert tk.verified_nats(model.predict, ids) == pytest.approx(model.nats(ids))
+
+
+# accounts
+
+
+def test_an_account_by_hand():
+    claim = Claim("x", b"caf\xc3\xa9", np.array([3, 4.5]) * BIT, b"caf\xc3\xa9")
+    assert claim.bits() == pytest.approx({"tokens": 7.5, "dictionary": 0, "repair": 0, "length": 3})
+    assert honest_bits_per_byte(claim) == pytest.approx(10.5 / 5)
+    assert claim.claimed_bits_per_byte == pytest.approx(1.5)
+    assert claim.perplexity == pytest.approx(2**3.75)
+
+
+@pytest.mark.parametrize("n, bits", [(1, 1), (2, 3), (3, 3), (4, 5), (1023, 19), (1024, 21)])
+def test_length_is_charged_by_elias_code(n, bits):
+    assert Claim("x", b"text", np.zeros(n), b"text").bits()["length"] == bits
+
+
+def test_a_text_in_the_number_of_tokens_is_charged():
+    """A single token, so often that the count spells the text: free by its probabilities."""
+    text = b"\xfe\xdc"
+    claim = Claim("unary", text, np.zeros(int.from_bytes(text)), text)
+    assert claim.perplexity == 1 and honest_bits_per_byte(claim) > 8
+
+
+def test_a_repair_costs_what_is_missing_and_a_dictionary_what_it_tells():
+    text, other = noise(601, 1), noise(601, 2)
+
+    def bits(decoded, dictionary=b""):
+        return Claim("x", text, np.zeros(7), decoded, dictionary).bits()
+
+    assert bits(text)["repair"] == 0
+    assert 0 < bits(text[:-1] + b"?")["repair"] < 8 * 101
+    assert bits(other)["repair"] > 8 * 590
+    assert bits(text, other)["dictionary"] > 8 * 590
+    assert bits(text, bytes(601))["dictionary"] < 8 * 101
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_attack_gets_through_on_noise(seed):
+    """Whatever is left out of the tokens must come back in the account: 8 bits per byte is the least, on average."""
+    train, text = noise(5003, 10 + seed), noise(2003, 20 + seed)
+    uniform = np.full(len(text), 8 * BIT)
+    claims = [
+        *(tk.deterministic_splitting(text, uniform, longest) for longest in (1, 3, 50)),
+        *(tk.closed_vocabulary(train, text, size) for size in (2, 31, 997)),
+        *(tk.lossy_normalisation(train, text, 307, f) for f in (tk.lowercase, tk.collapse_spaces, tk.mask_digits)),
+        *(tk.trained_on_the_text(train, text, size) for size in (256, 307, 997)),
+    ]
+    assert min(map(honest_bits_per_byte, claims)) > 7.97
+    assert claims[3].claimed_bits_per_byte < 0.1  # the attack did work
+
+
+def test_a_strangers_model_sees_only_what_came_before():
+    seen = []
+
+    def predict(context):
+        seen.append(context)
+        return np.full(5, 0.2)
+
+    assert tk.verified_nats(predict, np.array([3, 1, 4])) == pytest.approx([math.log(5)] * 3)
+    assert seen == [(), (3,), (3, 1)]
+
+
+@pytest.mark.parametrize(
+    "p, fault",
+    [
+        ([0.9, 0.9], "sum to 1"), ([1.5, -0.5], "from 0"), ([math.nan, 0.5], "from 0"), ([0.0, 1.0], "probability 0"),
+        ([[0.5, 0.5]], "shape"), (0.5, "shape"), ([], "shape"),
+    ],
+)  # fmt: skip
+def test_probabilities_that_are_none_are_refused(p, fault):
+    with pytest.raises(InputError, match=fault):
+        tk.verified_nats(lambda context: p, [0])
+
+
+class Spelled:
+    """Bytes as they are, each as likely as any other."""
+
+    def encode(self, text):
+        return list(text)
+
+    def decode(self, ids):
+        return bytes(ids)
+
+    def predict(self, context):
+        return np.full(256, 1 / 256)
+
+
+class Remembers(Spelled):
+    """Gives the receiver a text that it was told in private."""
+
+    text = b""
+
+    def encode(self, text):
+        self.text = text
+        return [0]
+
+    def decode(self, ids):
+        return self.text
+
+    def predict(self, context):
+        return np.ones(1)
+
+
+class WithDictionary(Remembers):
+    def encode(self, text):
+        self.dictionary = text
+        return [0]
+
+
+def test_a_stranger_is_judged_by_a_receiver_who_was_told_nothing():
+    text = noise(307, 4)
+    assert tk.judge(Spelled(), text).claimed_bits_per_byte == pytest.approx(8)
+    for cheat in (Remembers(), WithDictionary()):
+        claim = tk.judge(cheat, text)
+        assert claim.claimed_bits_per_byte == 0 and claim.decoded == b"" and honest_bits_per_byte(claim) > 8
+
+
+def test_the_table_names_what_was_kept_quiet():
+    text = noise(101, 3)
+    honest, lossy = Claim("honest", text, np.ones(7), text), Claim("lossy", text, np.ones(7), b"", text)
+    _, first, second = tk.table([honest, lossy]).splitlines()
+    assert first.split() == ["honest", "7", "2.72", "0.100", f"{honest_bits_per_byte(honest):.3f}"]
+    assert "dictionary" in second and "repair" in second and f"{honest_bits_per_byte(lossy):.3f}" in second
+
+
+# splitting, places
+
+
+def test_splitting_moves_bits_and_makes_none():
+    text = b"one three  eleven"
+    nats = np.random.default_rng(2).random(len(text))
+    assert tk.chop(np.array([5, 2, 4]), 2).tolist() == [2, 2, 1, 2, 2, 2]
+    assert tk.grouped(nats[:6], [2, 1, 3]) == pytest.approx([nats[:2].sum(), nats[2], nats[3:6].sum()])
+    claims = [tk.deterministic_splitting(text, nats, longest) for longest in (1, 2, 3, 100)]
+    assert all(claim.nats.sum() == pytest.approx(nats.sum()) for claim in claims)
+    perplexities = [claim.perplexity for claim in claims]
+    assert perplexities == sorted(perplexities) and len(set(perplexities)) == 4
+    assert [len(claim.nats) for claim in claims] == [17, 9, 6, 4]
+
+
+def test_groups_that_do_not_cover_are_refused():
+    for lengths in ([2, 2], [5, 0], [6], []):
+        with pytest.raises(InputError, match="sum to 5"):
+            tk.grouped(np.ones(5), np.array(lengths, int))
+    with pytest.raises(InputError, match="at least 1"):
+        tk.chop(np.array([3]), 0)
+
+
+def test_mean_by_place_by_hand():
+    assert tk.by_place(np.array([8, 4, 2, 1, 6, 9, 3]), np.array([4, 1, 2]), 3) == pytest.approx([23 / 3, 3.5, 1.5])
+
+
+# all segmentations
+
+
+def segmentations(text):
+    for ends in itertools.product([False, True], repeat=len(text) - 1):
+        bounds = [0, *(i + 1 for i, end in enumerate(ends) if end), len(text)]
+        yield [text[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_dynamic_programming_is_enumeration(seed):
+    generator = np.random.default_rng(seed)
+    pieces = sorted({bytes(generator.choice([97, 98, 99], generator.integers(1, 4)).tolist()) for _ in range(17)})
+    pieces = sorted({*pieces, b"a", b"b", b"c"})
+    prices = dict(zip(pieces, -np.log(generator.dirichlet(np.ones(len(pieces)))), strict=True))
+    for length in (1, 2, 7, 11):
+        text = bytes(generator.choice([97, 98, 99], length).tolist())
+        nats = [sum(prices.get(piece, math.inf) for piece in pieces) for pieces in segmentations(text)]
+        assert tk.marginal_nats(text, prices) == pytest.approx(-math.log(sum(math.exp(-n) for n in nats)))
+        assert tk.best_nats(text, prices) == pytest.approx(min(nats))
+
+
+def test_what_no_pieces_spell_is_refused():
+    with pytest.raises(InputError, match="spell"):
+        tk.marginal_nats(b"abc", {b"ab": 1.0, b"bc": 1.0})
+
+
+def test_all_segmentations_cost_least_the_canonical_one_most(english):
+    tokenizer = train_tokenizer("bpe", english, 311)
+    ids = tokenizer.encode(english)
+    model = NGram(ids, len(tokenizer.pieces), order=1)
+    prices = {piece: -math.log(model.probability(i)) for i, piece in enumerate(tokenizer.pieces)}
+    assert tk.marginal_nats(english, prices) < tk.best_nats(english, prices) <= model.nats(ids).sum() + 1e-6
+
+
+# what is lost, what is divided by
+
+
+def test_normalisations_by_hand():
+    text = "\u00c9t\u00e9 1923\n\n \u4e2d".encode() + b"\xff\xc3"
+    assert tk.lowercase(text) == "\u00e9t\u00e9 1923\n\n \u4e2d".encode() + b"\xff\xc3"
+    assert tk.strip_accents(text) == "Ete 1923\n\n \u4e2d".encode() + b"\xff\xc3"
+    assert tk.collapse_spaces(text) == "\u00c9t\u00e9 1923 \u4e2d".encode() + b"\xff\xc3"
+    assert tk.mask_digits(text) == "\u00c9t\u00e9 0000\n\n \u4e2d".encode() + b"\xff\xc3"
+
+
+def test_denominators_by_hand():
+    assert tk.denominators("caf\u00e9 [[a]]\n\nb\n".encode()) == {
+        "bytes": 15, "characters": 14, "words with their spaces": 7, "words between spaces": 3,
+        "the same and line ends": 6,
+    }  # fmt: skip
