@@ -32,7 +32,6 @@ test: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m shalab.laboratory.bench
-	$(BIN)/python -m shalab.laboratory.widgets
 
 html: .venv/ready
 	$(BIN)/python -m shalab.course html build/html
