@@ -32,9 +32,9 @@ from shalab.generate import generate
 from shalab.laboratory.gpt import GPTConfig, GPTTrainer
 from shalab.laboratory.plain import PlainLamb, PlainSHARNN
 from shalab.laboratory.search import open_corpus
-from shalab.laboratory.timing import ratio, seconds
+from shalab.laboratory.timing import full_state, ratio, seconds
 from shalab.laboratory.widgets import bench_widgets
-from shalab.model import SHARNN, ModelConfig, State
+from shalab.model import SHARNN, ModelConfig
 from shalab.optim import Lamb
 from shalab.presets import PRESETS
 from shalab.train import EvalEvent, Trainer
@@ -84,17 +84,6 @@ def multiply_adds(config: ModelConfig, bptt: int, memory: int) -> tuple[int, int
     weights = config.n_layers * (8 * d_model**2 + d_model * config.d_boom) + heads * d_model**2
     weights += d_model * config.vocab_size
     return 3 * weights, heads * d_model * (4 * (memory + bptt) + 2 * bptt)
-
-
-def full_state(model: SHARNN, n_streams: int, memory: int) -> State:
-    """A state whose memories are full: rows as a LayerNorm makes them."""
-    zeros = torch.zeros(1, n_streams, model.config.d_model)
-    rows = F.layer_norm(torch.randn(memory, n_streams, model.config.d_model), (model.config.d_model,))
-    layers = range(model.config.n_layers)
-    return State(
-        tuple((zeros, zeros) for _ in layers),
-        tuple(rows if layer in model.config.attention_layers else None for layer in layers),
-    )
 
 
 def training_step(model: SHARNN, optimizer, case: Case) -> Callable[[], None]:
