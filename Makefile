@@ -36,7 +36,6 @@ test-gpu: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m shalab.laboratory.bench
-	$(BIN)/python -m shalab.laboratory.widgets
 
 html: .venv/ready
 	$(BIN)/python -m shalab.course html build/html

@@ -108,20 +108,25 @@ def copy(fresh: bool = False) -> Path:
     return target
 
 
+def run_all(notebook: nbformat.NotebookNode, record_timing: bool = False) -> None:
+    """Runs its cells in a kernel of their own and an empty folder; outputs, and times if asked for, go into it."""
+    from nbclient import NotebookClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        NotebookClient(
+            notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", record_timing=record_timing,
+            coalesce_streams=True, resources={"metadata": {"path": folder}},
+        ).execute()  # fmt: skip
+
+
 def execute(path: Path) -> None:
     """Runs a notebook in an empty folder and stores its outputs: the same file for the same results.
 
     What a widget would need to go on is left out: in a fresh clone its picture is shown instead.
     """
-    from nbclient import NotebookClient
-
     notebook = nbformat.read(path, as_version=4)
     step_s, before = step_cpu_s(), os.times()
-    with tempfile.TemporaryDirectory() as folder:
-        NotebookClient(
-            notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", record_timing=False, coalesce_streams=True,
-            resources={"metadata": {"path": folder}},
-        ).execute()  # fmt: skip
+    run_all(notebook)
     after = os.times()
     steps = (after.children_user - before.children_user + after.children_system - before.children_system) / step_s
     stored = notebook.metadata.get("training_steps", 0)

@@ -2,16 +2,17 @@
 
 import json
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from shalab import SHARNN, InputError, Lamb, ModelConfig, plots
+from shalab import SHARNN, InputError, Lamb, ModelConfig, course, plots
 from shalab.corpus import Corpus, load_corpus
 from shalab.dropout import Dropout
-from shalab.laboratory import experiments, search
+from shalab.laboratory import bench, experiments, search
 from shalab.laboratory.bench import GPTS, LAPTOP, as_markdown, multiply_adds
 from shalab.laboratory.feedforward import FeedForward, with_feed_forward
 from shalab.laboratory.gpt import GPT, GPTConfig, GPTTrainer
@@ -94,6 +95,29 @@ def test_a_gpt_is_charged_for_every_byte_once():
         logits = trainer.model.eval()(x[None])[0, -1]
         nats += F.cross_entropy(logits, torch.tensor(int(data[place]))).item()
     assert trainer.evaluate("test") == pytest.approx(nats / (end - begin) / np.log(2), rel=1e-4)
+
+
+def test_a_part_measured_again_leaves_the_others(tmp_path, monkeypatch, capsys):
+    values = iter(range(9))
+    parts = {name: lambda results, options: [{"value": next(values)}] for name in ("first", "second")}
+    monkeypatch.setattr(bench, "PARTS", parts)
+    monkeypatch.setattr(bench, "machine", lambda: {"processor": "abacus"})
+    for arguments, expected in (([], [0, 1]), (["second"], [0, 2]), ([], [3, 4])):
+        monkeypatch.setattr("sys.argv", ["bench", *arguments, "--out", str(tmp_path)])
+        bench.main()
+        results = json.loads((tmp_path / "bench.json").read_text())
+        assert [results[name][0]["value"] for name in parts] == expected
+    assert "abacus" in (tmp_path / "bench.md").read_text()
+    monkeypatch.setattr("sys.argv", ["bench", "third"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert "third: the parts are first, second" in capsys.readouterr().err
+
+
+def test_seconds_of_a_cell_are_those_between_its_start_and_its_end():
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import time; time.sleep(0.3)")])
+    course.run_all(notebook, record_timing=True)
+    assert 0.3 <= bench.cell_seconds(notebook.cells[0]) < 30
 
 
 def test_contestants_have_equally_many_parameters():

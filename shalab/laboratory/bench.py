@@ -16,20 +16,25 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from unittest import mock
 
+import nbformat
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from shalab import course
 from shalab.device import Precision, keep_freed_memory
 from shalab.evaluate import charges
 from shalab.generate import generate
 from shalab.laboratory.gpt import GPTConfig, GPTTrainer
 from shalab.laboratory.plain import PlainLamb, PlainSHARNN
 from shalab.laboratory.search import open_corpus
-from shalab.model import SHARNN, ModelConfig, State
+from shalab.laboratory.timing import full_state, ratio, seconds
+from shalab.laboratory.widgets import bench_widgets
+from shalab.model import SHARNN, ModelConfig
 from shalab.optim import Lamb
 from shalab.plan import multiply_adds
 from shalab.presets import PRESETS
@@ -66,33 +71,6 @@ CASES = (
     Case("width 256, 4 blocks", WIDTH_256, 16, 128, 5000, 5),
     Case("width 1024, 4 blocks", PAPER.model, 16, 128, 5000, 3),
 )
-
-
-def seconds(functions: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
-    """Calls all functions in turn, once to warm up and then `rounds` times: name -> seconds of each round."""
-    taken = {name: [] for name in functions}
-    for turn in range(rounds + 1):
-        for name, function in functions.items():
-            began = time.perf_counter()
-            function()
-            if turn:
-                taken[name].append(time.perf_counter() - began)
-    return taken
-
-
-def ratio(slow: list[float], fast: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
-
-
-def full_state(model: SHARNN, n_streams: int, memory: int) -> State:
-    """A state whose memories are full: rows as a LayerNorm makes them."""
-    zeros = torch.zeros(1, n_streams, model.config.d_model)
-    rows = F.layer_norm(torch.randn(memory, n_streams, model.config.d_model), (model.config.d_model,))
-    layers = range(model.config.n_layers)
-    return State(
-        tuple((zeros, zeros) for _ in layers),
-        tuple(rows if layer in model.config.attention_layers else None for layer in layers),
-    )
 
 
 def training_step(model: SHARNN, optimizer, case: Case) -> Callable[[], None]:
@@ -332,6 +310,29 @@ def bench_learning(budgets: list[float], slice_s: float = 2.0) -> list[dict]:
     return rows
 
 
+def bench_notebooks() -> list[dict]:
+    """Seconds of every notebook of the course, each in a kernel of its own."""
+    rows = []
+    for path in course.notebooks():
+        notebook = nbformat.read(path, as_version=4)
+        began = time.perf_counter()
+        course.run_all(notebook, record_timing=True)
+        rows.append(
+            {
+                "notebook": path.stem, "seconds": time.perf_counter() - began,
+                "longest_cell_s": max(cell_seconds(cell) for cell in notebook.cells if cell.cell_type == "code"),
+            }
+        )  # fmt: skip
+        print(rows[-1], flush=True)
+    return rows
+
+
+def cell_seconds(cell) -> float:
+    times = cell.metadata.execution
+    began, ended = (datetime.fromisoformat(times[name]) for name in ("iopub.status.busy", "shell.execute_reply"))
+    return (ended - began).total_seconds()
+
+
 def as_markdown(results: dict) -> str:
     """Every part of the results as a table."""
     lines = ["# Benchmark", ""]
@@ -350,35 +351,48 @@ def _cell(value) -> str:
     return f"{value:,.{digits}f}"
 
 
+PARTS = {
+    "training": lambda results, options: bench_training(results["machine"]),
+    "tricks": lambda results, options: bench_tricks(),
+    "generation": lambda results, options: bench_generation(results["machine"]),
+    "evaluation": lambda results, options: bench_evaluation(),
+    "memory": lambda results, options: peak_memory(),
+    "notebooks": lambda results, options: bench_notebooks(),
+    "widgets": lambda results, options: bench_widgets(),
+    "learning": lambda results, options: bench_learning(options.minutes),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "parts", nargs="*", default=list(PARTS), metavar="PART",
+        help=f"{', '.join(PARTS)}: only these are measured again, the others' results stay (default: all)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--minutes", type=float, nargs="*", default=[1, 2, 5, 10],
-        help="budgets of the learning comparison; none leaves it out (default: 1 2 5 10, an hour in all)",
+        help="budgets of the learning comparison (default: 1 2 5 10, forty minutes in all)",
     )  # fmt: skip
     options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"{', '.join(sorted(unknown))}: the parts are {', '.join(PARTS)}")
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    results = {"machine": machine()}
-    print(results, flush=True)
-    parts = {
-        "training": lambda: bench_training(results["machine"]),
-        "tricks": bench_tricks,
-        "generation": lambda: bench_generation(results["machine"]),
-        "evaluation": bench_evaluation,
-        "memory": peak_memory,
-        "learning": lambda: bench_learning(options.minutes),
-    }
-    for name, part in parts.items():
-        if name != "learning" or options.minutes:
-            results[name] = part()
-            (options.out / "bench.json").write_text(json.dumps(results, indent=1) + "\n")
-            (options.out / "bench.md").write_text(as_markdown(results))
-    from shalab import plots
+    stored = options.out / "bench.json"
+    results = json.loads(stored.read_text()) if stored.exists() and options.parts != list(PARTS) else {}
+    results["machine"] = machine()
+    print(results["machine"], flush=True)
+    for name in options.parts:
+        results[name] = PARTS[name](results, options)
+        results = {name: results[name] for name in ("machine", *PARTS) if name in results}
+        stored.write_text(json.dumps(results, indent=1) + "\n")
+        (options.out / "bench.md").write_text(as_markdown(results))
+    if "training" in results:
+        from shalab import plots
 
-    plots.save(plots.benchmark(results), options.out / "bench.png")
+        plots.save(plots.benchmark(results), options.out / "bench.png")
     print(as_markdown(results))
 
 

@@ -21,8 +21,8 @@ import numpy as np
 
 from shalab.corpus import load_corpus
 from shalab.device import Precision
-from shalab.laboratory.bench import full_state
 from shalab.laboratory.search import open_corpus
+from shalab.laboratory.timing import full_state
 from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import Team
 from shalab.plan import CPU, Cost, update_cost

@@ -1,14 +1,13 @@
-"""How fast the widgets answer and what they cost: `python -m shalab.laboratory.widgets` prints the figures as JSON.
+"""How fast the widgets answer and what they cost: a part of `make bench`.
 
 A widget's own script draws in a bare page, with a stand-in for the kernel that holds the state a kernel would send;
-the dashboard's messages leave a real kernel. Exits with 1 if a figure is above its limit.
+the dashboard's messages leave a real kernel.
 """
 
 import base64
 import json
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +18,7 @@ from jupyter_client.manager import start_new_kernel
 
 from shalab.corpus import load_corpus
 from shalab.device import Precision
-from shalab.laboratory.bench import ratio
+from shalab.laboratory.timing import ratio
 from shalab.model import SHARNN, ModelConfig
 from shalab.presets import PRESETS
 from shalab.train import Trainer
@@ -193,7 +192,7 @@ def bench_dashboard() -> dict[str, tuple[float, float]]:
             elif message["msg_type"] == "stream":
                 told.append(message["content"]["text"])
 
-        code = f"import json; from {__spec__.name} import *; print(json.dumps(cost_of_a_dashboard()))"
+        code = f"import json; from {__name__} import *; print(json.dumps(cost_of_a_dashboard()))"
         reply = client.execute_interactive(code, timeout=600, output_hook=hear)
         if reply["content"]["status"] != "ok":
             raise RuntimeError("\n".join(reply["content"]["traceback"]))
@@ -216,23 +215,18 @@ BENCHES: dict[str, Callable] = {
 }
 
 
-def main() -> int:
+def bench_widgets() -> list[dict]:
+    """A row per figure: what it was, and its limit."""
     from playwright.sync_api import sync_playwright
 
-    results = {}
+    rows = []
     with sync_playwright() as playwright:
         browser = launch(playwright)
         for name, bench in BENCHES.items():
             page = browser.new_page(viewport={"width": 1280, "height": 800})
-            figures = bench(page)
-            results[name] = {
-                figure: {"is": float(f"{value:.3g}"), "limit": limit} for figure, (value, limit) in figures.items()
-            }
+            for figure, (value, limit) in bench(page).items():
+                rows.append({"widget": name, "figure": figure, "measured": value, "limit": limit})
+                print(rows[-1], flush=True)
             page.close()
         browser.close()
-    print(json.dumps(results, indent=2))
-    return int(any(figure["is"] > figure["limit"] for figures in results.values() for figure in figures.values()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return rows

@@ -1,0 +1,37 @@
+"""Timings that can be compared: contestants take turns, since one machine's speed varies, and all memories are full."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+
+from shalab.model import SHARNN, State
+
+
+def seconds(functions: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
+    """Calls all functions in turn, once to warm up and then `rounds` times: name -> seconds of each round."""
+    taken = {name: [] for name in functions}
+    for turn in range(rounds + 1):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            if turn:
+                taken[name].append(time.perf_counter() - began)
+    return taken
+
+
+def ratio(slow: list[float], fast: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def full_state(model: SHARNN, n_streams: int, memory: int) -> State:
+    """A state whose memories are full: rows as a LayerNorm makes them."""
+    zeros = torch.zeros(1, n_streams, model.config.d_model)
+    rows = F.layer_norm(torch.randn(memory, n_streams, model.config.d_model), (model.config.d_model,))
+    layers = range(model.config.n_layers)
+    return State(
+        tuple((zeros, zeros) for _ in layers),
+        tuple(rows if layer in model.config.attention_layers else None for layer in layers),
+    )
