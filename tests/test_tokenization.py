@@ -278,7 +278,7 @@ def test_another_denominator_changes_the_perplexity_and_nothing_else():
     wrong = tk.wrong_denominator(claim, "wrong", 250)
     assert claim.perplexity == pytest.approx(4) and wrong.perplexity == pytest.approx(16)
     assert wrong.claimed_bits_per_byte == pytest.approx(claim.claimed_bits_per_byte)
-    assert abs(honest_bits_per_byte(wrong) - honest_bits_per_byte(claim)) <= 2 / 1009  # the length itself
+    assert abs(honest_bits_per_byte(wrong) - honest_bits_per_byte(claim)) < 2.5 / 1009  # the length itself
     with pytest.raises(InputError, match="count"):
         tk.wrong_denominator(claim, "none", 0)
 
