@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -359,6 +359,13 @@ def trained_on_the_text(train: bytes, text: bytes, vocab_size: int) -> Claim:
     """Attack: the tokenizer has read the text that is scored; its dictionary is charged, since it tells of it."""
     tokenizer = train_tokenizer("bpe", text, vocab_size)
     return score(f"{vocab_size:,} tokens of the text", tokenizer, train, text, tokenizer.dictionary())
+
+
+def wrong_denominator(claim: Claim, name: str, count: int) -> Claim:
+    """Attack: the same sum of nats, divided by another count than that of its tokens."""
+    if count < 1:
+        raise InputError(f"count must be at least 1, got {count}")
+    return replace(claim, name=name, nats=np.full(count, claim.nats.sum() / count))
 
 
 def denominators(text: bytes) -> dict[str, int]:

@@ -271,6 +271,18 @@ def test_splitting_moves_bits_and_makes_none():
     assert [len(claim.nats) for claim in claims] == [17, 9, 6, 4]
 
 
+def test_another_denominator_changes_the_perplexity_and_nothing_else():
+    """1000 bits over 500 tokens are a perplexity of 4; over 250, of 16."""
+    text = noise(1009, 3)
+    claim = Claim("right", text, np.full(500, 2 * BIT), text)
+    wrong = tk.wrong_denominator(claim, "wrong", 250)
+    assert claim.perplexity == pytest.approx(4) and wrong.perplexity == pytest.approx(16)
+    assert wrong.claimed_bits_per_byte == pytest.approx(claim.claimed_bits_per_byte)
+    assert abs(honest_bits_per_byte(wrong) - honest_bits_per_byte(claim)) < 2.5 / 1009  # the length itself
+    with pytest.raises(InputError, match="count"):
+        tk.wrong_denominator(claim, "none", 0)
+
+
 def test_groups_that_do_not_cover_are_refused():
     for lengths in ([2, 2], [5, 0], [6], []):
         with pytest.raises(InputError, match="sum to 5"):
