@@ -94,6 +94,12 @@ def parser() -> argparse.ArgumentParser:
         default=None,
         help="compute blocks twice instead of storing them: less memory, a third more work",
     )
+    train.add_argument(
+        "--compile",
+        action="store_true",
+        default=None,
+        help="torch.compile: some minutes first, then perhaps faster updates on a GPU (not on a CPU)",
+    )
     train.add_argument("--lr", type=float, help="learning rate (default: the preset's)")
     train.set_defaults(command=train_command)
 
@@ -229,7 +235,7 @@ def _created(options, precision: Precision) -> Run:
     preset = replace(
         preset,
         model=replace(preset.model, **_given(options, "max_context")),
-        train=replace(preset.train, **_given(options, "batch_size", "bptt", "checkpoint_blocks", "lr")),
+        train=replace(preset.train, **_given(options, "batch_size", "bptt", "checkpoint_blocks", "compile", "lr")),
     )
     given = _given(options, "minutes", "steps", "epochs")
     data = options.data or "enwik6"

@@ -126,6 +126,12 @@ def keep_freed_memory() -> None:
         library.mallopt(m_trim_threshold, 2**31 - 1)
 
 
+def compiled(model: nn.Module) -> nn.Module:
+    """model by torch.compile. What cannot be compiled, or all of it where there is no compiler, runs as it stands."""
+    torch._dynamo.config.suppress_errors = True
+    return torch.compile(model, dynamic=True)  # windows differ in length
+
+
 def product_dtype(x: Tensor) -> torch.dtype:
     """The format in which products of x are computed here."""
     kind = x.device.type

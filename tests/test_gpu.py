@@ -1,6 +1,7 @@
 """What only a GPU can prove: `make test-gpu`. The same tests run on every card; none of them needs a download."""
 
 import dataclasses
+import time
 
 import pytest
 import torch
@@ -22,9 +23,9 @@ pytestmark = [
 CONFIG = ModelConfig(256, 64, 192, 3, 1, (1,), 150, 0.0, 0.0, 0.0)
 
 
-def losses(precision, steps=40, config=CONFIG, seed=0):
+def losses(precision, steps=40, config=CONFIG, seed=0, **changes):
     torch.manual_seed(seed)
-    recipe = TrainConfig(batch_size=8, bptt=50, lr=1e-2, warmup_steps=5, sample_bytes=0)
+    recipe = TrainConfig(batch_size=8, bptt=50, lr=1e-2, warmup_steps=5, sample_bytes=0, **changes)
     trainer = Trainer(SHARNN(config), load_corpus("enwik6"), recipe, precision, 10**4, seed)
     return [trainer.update().loss_nats for _ in range(steps)]
 
@@ -82,6 +83,34 @@ def test_no_update_waits_for_the_device():
         trainer.update()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_compiled_model_learns_alike():
+    found = losses(Precision.pick("cuda", "float32"), compile=True)
+    assert found[-1] == pytest.approx(losses(Precision.pick("cuda", "float32"))[-1], abs=0.05)
+
+
+def test_speed_beside_the_cards_own_limit():
+    """The paper's update in the card's usual format against a large matrix product in the same; printed."""
+    precision, preset = Precision.pick("cuda"), PRESETS["paper"]
+    a = precision.place(torch.randn(8192, 8192)).to(precision.dtype)
+    recipe = dataclasses.replace(preset.train, vary_bptt=False)
+    trainer = Trainer(SHARNN(preset.model), load_corpus("enwik6"), recipe, precision, 10**6)
+    peak = 2 * 8192**3 * 20 / seconds(lambda: a @ a, 20)
+    speed = 2 * update_cost(preset.model, recipe).multiply_adds * 10 / seconds(trainer.update, 10)
+    print(f"{speed / 1e12:.1f} TFLOP/s of {peak / 1e12:.1f}, {speed / peak:.0%}")
+    assert 0.02 < speed / peak < 1
+
+
+def seconds(act, times):
+    for _ in range(7):  # until the memory is full
+        act()
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(times):
+        act()
+    torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 @pytest.mark.parametrize("checkpoint_blocks", [False, True])

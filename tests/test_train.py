@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 
 from shalab import SHARNN, InputError, ModelConfig
 from shalab.batches import Streams, draw_bptt
@@ -442,3 +443,16 @@ def test_a_weight_that_broke_unseen_is_never_saved(text, precision):
     with pytest.raises(NonFiniteError, match="perhaps by those before"):
         list(trainer.events(stop))
     assert trainer.step == 3 and not saved
+
+
+def test_without_a_compiler_compiling_changes_nothing(text, precision, monkeypatch):
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)  # set by the trainer; restored afterwards
+    recipe = replace(RECIPE, vary_bptt=False)
+    losses = [
+        [trainer.update().loss_nats for _ in range(3)]
+        for compile in (False, True)
+        for trainer in [make_trainer(text, precision, 5000, replace(recipe, compile=compile))]
+    ]
+    assert torch._dynamo.config.suppress_errors and losses[0] == losses[1]
