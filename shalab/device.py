@@ -126,6 +126,18 @@ def keep_freed_memory() -> None:
         library.mallopt(m_trim_threshold, 2**31 - 1)
 
 
+def dismiss_helpers() -> None:
+    """Ends the threads that help the calling thread to compute; they come back when it computes again.
+
+    OpenMP's helpers wait for the next piece of work in a busy loop, but fall asleep at once when there are more of
+    them than processors: an LSTM in one thread takes three times as long while those of another are idle. GNU's
+    OpenMP, so Linux; nothing happens elsewhere.
+    """
+    omp_pause_soft = 1  # omp.h
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(torch._C.__file__), "omp_pause_resource_all"):
+        library.omp_pause_resource_all(omp_pause_soft)
+
+
 def compiled(model: nn.Module) -> nn.Module:
     """model by torch.compile. What cannot be compiled, or all of it where there is no compiler, runs as it stands."""
     torch._dynamo.config.suppress_errors = True

@@ -25,7 +25,7 @@ import torch
 
 from shalab.checkpoint import export_weights, load_checkpoint, save_checkpoint
 from shalab.corpus import Corpus, canonical, load_corpus
-from shalab.device import Precision
+from shalab.device import Precision, dismiss_helpers
 from shalab.errors import InputError
 from shalab.evaluate import evaluate
 from shalab.metrics import NATS_PER_BIT
@@ -87,6 +87,7 @@ class Background:
         self.stop.clear()
         self._go_on.set()
         self._error = None
+        dismiss_helpers()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 

@@ -456,3 +456,16 @@ def test_without_a_compiler_compiling_changes_nothing(text, precision, monkeypat
         for trainer in [make_trainer(text, precision, 5000, replace(recipe, compile=compile))]
     ]
     assert torch._dynamo.config.suppress_errors and losses[0] == losses[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP, and threads counted in /proc")
+def test_dismissed_helpers_are_gone_and_come_back():
+    """In a process of its own, which has two threads whatever this machine has."""
+    code = (
+        "import os, torch; from shalab.device import dismiss_helpers; torch.set_num_threads(2)\n"
+        "def threads(): (torch.ones(1 << 20) * 2).sum(); return len(os.listdir('/proc/self/task'))\n"
+        "before = threads(); dismiss_helpers()\n"
+        "print(before - len(os.listdir('/proc/self/task')), threads() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "0"]

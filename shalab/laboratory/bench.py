@@ -13,6 +13,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,7 +27,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from shalab import course
-from shalab.device import Precision, keep_freed_memory
+from shalab.device import Precision, dismiss_helpers, keep_freed_memory
+from shalab.dropout import POOL
 from shalab.evaluate import charges
 from shalab.generate import generate
 from shalab.laboratory.gpt import GPTConfig, GPTTrainer
@@ -165,6 +167,11 @@ def bench_tricks(rounds: int = 15) -> list[dict]:
         step()
         keep_freed_memory()
 
+    def in_thread():
+        thread = threading.Thread(target=step)
+        thread.start()
+        thread.join()
+
     steps = {
         "all tricks": step,
         "PyTorch's dropout outside attention": without("shalab.dropout.draws_fast"),
@@ -174,12 +181,18 @@ def bench_tricks(rounds: int = 15) -> list[dict]:
     if sys.platform == "linux":
         steps["memory given back to Linux"] = returning_memory
     taken = seconds(steps, rounds)
+    if sys.platform == "linux":
+        threads = {
+            "in a second thread": lambda: (dismiss_helpers(), in_thread()),
+            "in a second thread, the first one's helpers kept": lambda: (torch.ones(POOL).exp(), in_thread()),
+        }
+        taken |= seconds(threads, rounds)
     return [
         {
             "step": name, "milliseconds": 1e3 * statistics.median(taken[name]),
             "times_as_long": ratio(taken[name], taken["all tricks"]),
         }
-        for name in steps
+        for name in taken
     ]  # fmt: skip
 
 
