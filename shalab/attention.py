@@ -68,9 +68,9 @@ class _Read(torch.autograd.Function):
         read = torch.empty_like(q)
         ctx.masks, kept = [], []
         for b in range(n_streams):
-            masks = [drop.mask((chunk.stop - chunk.start, len(context)), dropout) for chunk in chunks]
-            window_mask = drop.mask((bptt, d_model), dropout)
-            values_mask = drop.mask((n_memory, d_model), dropout) + window_mask
+            masks = [drop.mask((chunk.stop - chunk.start, len(context)), dropout, q.dtype) for chunk in chunks]
+            window_mask = drop.mask((bptt, d_model), dropout, q.dtype)
+            values_mask = drop.mask((n_memory, d_model), dropout, q.dtype) + window_mask
             values = times(context[:, b], values_mask)  # (K, D)
             for chunk, mask in zip(chunks, masks, strict=True):
                 weights = _causal_weights(q[chunk, b], context[:, b], chunk, bptt)  # (t, K)
@@ -168,7 +168,7 @@ class AttentionHead(nn.Module):
                 q.transpose(0, 1), context, drop(context, self.dropout), mask, dropout_p=p, scale=1.0
             ).transpose(0, 1)
         else:
-            read = _Read.apply(*(x.to(h.dtype) for x in (q, window, context)), drop, self.dropout)
+            read = _Read.apply(*(x.to(context.dtype) for x in (q, window, context)), drop, self.dropout)
         return self.value_gate() * read.reshape(h.shape), weights
 
     def read_one(self, h: Tensor, contexts: list[Tensor]) -> Tensor:

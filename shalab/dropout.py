@@ -26,7 +26,7 @@ class Dropout:
 
     def __init__(self, training: bool):
         self.training = training
-        self._pools: dict[float, Tensor] = {}
+        self._pools: dict[tuple[float, torch.dtype], Tensor] = {}
         self._bytes: Tensor | None = None
 
     def __call__(self, x: Tensor, p: float) -> Tensor:
@@ -35,11 +35,11 @@ class Dropout:
             return x
         if draws_fast(x):
             return F.dropout(x, p)
-        mask = self.mask(x.shape, p)
-        return x * mask[0].view(x.shape).to(x.dtype) if len(mask) == 1 else _Times.apply(x, mask)
+        mask = self.mask(x.shape, p, x.dtype)
+        return x * mask[0].view(x.shape) if len(mask) == 1 else _Times.apply(x, mask)
 
-    def mask(self, shape: tuple[int, ...], p: float) -> list[Tensor]:
-        """float32 factors for `times`, on the CPU: 0 with probability p, else 1 / (1 - p); [] where nothing is dropped.
+    def mask(self, shape: tuple[int, ...], p: float, dtype: torch.dtype) -> list[Tensor]:
+        """Factors for `times`, on the CPU: 0 with probability p, else 1 / (1 - p); [] where nothing is dropped.
 
         Views of the pool, each of as many rows as fit: a mask takes no memory.
         """
@@ -47,20 +47,23 @@ class Dropout:
             return []
         n_rows, width = math.prod(shape[:-1]), shape[-1]
         most = max(1, POOL // width)
-        return [self._slice(min(most, n_rows - begin) * width, p).view(-1, width) for begin in range(0, n_rows, most)]
+        return [
+            self._slice(min(most, n_rows - begin) * width, p, dtype).view(-1, width)
+            for begin in range(0, n_rows, most)
+        ]
 
     def draw(self) -> None:
         """Draws the pool, unless it is there: before a block whose masks are to be drawn once more later."""
         if self._bytes is None:  # 64-bit draws, eight bytes each; the default range would leave out the sign bit
             self._bytes = torch.empty(POOL // 8, dtype=torch.int64).random_(-(2**63), None).view(torch.uint8).float()
 
-    def _slice(self, n: int, p: float) -> Tensor:
+    def _slice(self, n: int, p: float, dtype: torch.dtype) -> Tensor:
         self.draw()
-        if p not in self._pools:
+        if (p, dtype) not in self._pools:
             threshold = max(1, round(p * 256))
-            self._pools[p] = self._bytes.ge(threshold).float().mul_(256 / (256 - threshold))
+            self._pools[p, dtype] = self._bytes.ge(threshold).to(dtype).mul_(256 / (256 - threshold))
         begin = int(torch.randint(POOL - n + 1, ()))
-        return self._pools[p][begin : begin + n]
+        return self._pools[p, dtype][begin : begin + n]
 
 
 def times(x: Tensor, mask: list[Tensor]) -> Tensor:
@@ -69,12 +72,12 @@ def times(x: Tensor, mask: list[Tensor]) -> Tensor:
         return x
     rows = x.reshape(-1, x.shape[-1])  # (N, D)
     if len(mask) == 1:
-        return (rows * mask[0].to(x.dtype)).view(x.shape)
+        return (rows * mask[0]).view(x.shape)
     result = torch.empty(rows.shape, dtype=x.dtype)
     begin = 0
     for part in mask:
         end = begin + len(part)
-        torch.mul(rows[begin:end], part.to(x.dtype), out=result[begin:end])
+        torch.mul(rows[begin:end], part, out=result[begin:end])
         begin = end
     return result.view(x.shape)
 

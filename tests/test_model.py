@@ -147,7 +147,7 @@ def test_boom_is_widen_gelu_fold():
 def test_dropout_masks():
     drop = Dropout(True)
     for p in (0.1, 0.5, 0.15):
-        parts = drop.mask((101, 3, 4001), p)
+        parts = drop.mask((101, 3, 4001), p, torch.float32)
         assert len(parts) == 2  # a pool has room for 262 rows of 4,001
         mask = torch.cat(parts)
         assert mask.shape == (303, 4001)
@@ -155,7 +155,7 @@ def test_dropout_masks():
         assert kept.unique().numel() == 1
         assert kept[0].item() * (1 - round(p * 256) / 256) == pytest.approx(1, rel=1e-6)
         assert (mask == 0).float().mean().item() == pytest.approx(p, abs=0.003)
-    a, b = (drop.mask((1, 100_003), 0.5)[0][0] for _ in range(2))
+    a, b = (drop.mask((1, 100_003), 0.5, torch.float32)[0][0] for _ in range(2))
     assert abs(torch.corrcoef(torch.stack([a, b]))[0, 1]) < 0.02  # two masks of a pass are unrelated
     x = torch.randn(101, 3, 4001, requires_grad=True)
     y = drop(x, 0.5)
