@@ -38,8 +38,8 @@ class Precision:
         """device: one of DEVICES; dtype: "auto" or one of DTYPES.
 
         auto takes CUDA, then Apple's MPS, then the CPU, and bfloat16 on a card that has it and on a CPU whose
-        products it makes faster, float16 with loss scaling on a card without it, float32 elsewhere. tf32 is float32 whose products a recent NVIDIA card
-        may round to ten bits, faster; everywhere else the same as float32.
+        products it makes faster, float16 with loss scaling on a card without it, float32 elsewhere. tf32 is float32
+        whose products a recent NVIDIA card may round to ten bits, faster; everywhere else the same as float32.
         """
         if device == "auto":
             device = next((name for name, there in _available().items() if there), "cpu")

@@ -48,8 +48,7 @@ class Dropout:
         n_rows, width = math.prod(shape[:-1]), shape[-1]
         most = max(1, POOL // width)
         return [
-            self._slice(min(most, n_rows - begin) * width, p, dtype).view(-1, width)
-            for begin in range(0, n_rows, most)
+            self._slice(min(most, n_rows - begin) * width, p, dtype).view(-1, width) for begin in range(0, n_rows, most)
         ]
 
     def draw(self) -> None:

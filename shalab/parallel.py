@@ -4,6 +4,7 @@ Each reads its share of the streams and keeps their state. Gradients are average
 so that all hold the same weights; the first one writes. Alone, every method gives back what it was given.
 """
 
+import atexit
 import contextlib
 import os
 from dataclasses import dataclass
@@ -31,7 +32,14 @@ class Team:
         if size == 1:
             return ALONE
         if not distributed.is_initialized():
-            distributed.init_process_group()  # gloo between CPUs, NCCL between GPUs
+            store, rank, size = next(distributed.rendezvous("env://"))
+            # A restarted worker on the launcher's own machine finds the store of the attempt before: without a prefix
+            # it would call at the addresses of processes that are gone.
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+                store = distributed.PrefixStore(f"attempt {attempt}", store)
+            distributed.init_process_group(store=store, rank=rank, world_size=size)  # gloo for CPUs, NCCL for GPUs
+            atexit.register(distributed.destroy_process_group)  # else its threads may outlive the interpreter
         return cls(rank, size, local_rank, os.getppid())
 
     @property

@@ -72,15 +72,17 @@ CASES = (
 )
 
 
-def training_step(model: SHARNN, optimizer, case: Case) -> Callable[[], None]:
+def training_step(model: SHARNN, optimizer, case: Case, dtype: str = "auto") -> Callable[[], None]:
     """A whole update: forward, backward, clip, optimizer; from a full memory each time."""
+    precision = Precision.pick("cpu", dtype)
     x = torch.randint(256, (case.bptt + 1, case.batch_size))
-    state = full_state(model, case.batch_size, case.memory)
+    state = full_state(model, case.batch_size, case.memory, precision.dtype)
 
     def step() -> None:
         optimizer.zero_grad()
-        logits, _ = model(x[:-1], state)
-        F.cross_entropy(logits.flatten(0, 1), x[1:].flatten()).backward()
+        with precision.autocast():
+            logits, _ = model(x[:-1], state)
+        F.cross_entropy(logits.flatten(0, 1).float(), x[1:].flatten()).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 0.25)
         optimizer.step()
 
@@ -124,10 +126,11 @@ def bench_training(peaks: dict) -> list[dict]:
     rows = []
     for case in CASES:
         steps = {}
-        for name, model_type, optimizer_type in (("fast", SHARNN, Lamb), ("plain", PlainSHARNN, PlainLamb)):
+        paths = ("fast", SHARNN, Lamb, "auto"), ("plain", PlainSHARNN, PlainLamb, "float32")
+        for name, model_type, optimizer_type, dtype in paths:
             torch.manual_seed(0)
             model = model_type(case.config).train()
-            steps[name] = training_step(model, optimizer_type(model.parameters()), case)
+            steps[name] = training_step(model, optimizer_type(model.parameters()), case, dtype)
         taken = seconds(steps, case.rounds)
         n_bytes = case.batch_size * case.bptt
         fast, plain = (statistics.median(taken[name]) for name in ("fast", "plain"))
@@ -135,6 +138,7 @@ def bench_training(peaks: dict) -> list[dict]:
         rows.append(
             {
                 "size": case.name, "batch": f"{case.batch_size} x {case.bptt}", "memory": case.memory,
+                "products": str(Precision.pick("cpu").dtype).removeprefix("torch."),
                 "fast_bytes_per_s": n_bytes / fast, "plain_bytes_per_s": n_bytes / plain,
                 "ratio": ratio(taken["plain"], taken["fast"]), "gflops": gflops,
                 "share_of_float32_peak": gflops / peaks["float32_gflops"],
@@ -177,6 +181,7 @@ def bench_tricks(rounds: int = 15) -> list[dict]:
         "PyTorch's dropout outside attention": without("shalab.dropout.draws_fast"),
         "PyTorch's attention": without("shalab.attention.draws_fast"),
         "the plain LAMB": training_step(model, PlainLamb(model.parameters()), case),
+        "float32 only": training_step(model, Lamb(model.parameters()), case, "float32"),
     }
     if sys.platform == "linux":
         steps["memory given back to Linux"] = returning_memory

@@ -76,7 +76,7 @@ def measure(size: Size, updates: int = 5) -> dict:
 
 
 def _measure(size: Size, updates: int) -> None:
-    trainer = Trainer(SHARNN(size.model), open_corpus(), size.train, Precision.pick("cpu"), 10**6)
+    trainer = Trainer(SHARNN(size.model), open_corpus(), size.train, Precision.pick("cpu", "float32"), 10**6)
     trainer.state = full_state(trainer.model, size.batch_size, size.model.max_context)
     trainer.update()
     seconds = []

@@ -26,10 +26,10 @@ def ratio(slow: list[float], fast: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
-def full_state(model: SHARNN, n_streams: int, memory: int) -> State:
-    """A state whose memories are full: rows as a LayerNorm makes them."""
+def full_state(model: SHARNN, n_streams: int, memory: int, dtype: torch.dtype = torch.float32) -> State:
+    """A state whose memories are full: rows as a LayerNorm makes them, in the format of products."""
     zeros = torch.zeros(1, n_streams, model.config.d_model)
-    rows = F.layer_norm(torch.randn(memory, n_streams, model.config.d_model), (model.config.d_model,))
+    rows = F.layer_norm(torch.randn(memory, n_streams, model.config.d_model), (model.config.d_model,)).to(dtype)
     layers = range(model.config.n_layers)
     return State(
         tuple((zeros, zeros) for _ in layers),
