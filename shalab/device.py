@@ -51,7 +51,7 @@ class Precision:
             dtype = "float32"
             if device == "cuda":
                 dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-            elif device == "cpu" and bfloat16_pays():
+            elif device == "cpu" and not team.any(not bfloat16_pays()):
                 dtype = "bfloat16"
         if dtype not in DTYPES:
             raise InputError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")

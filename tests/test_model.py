@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from shalab import SHARNN, InputError, ModelConfig, import_original
 from shalab.attention import AttentionHead
 from shalab.boom import Boom, fold, gelu
+from shalab.device import Precision, bfloat16_pays, recurrent
 from shalab.dropout import Dropout
 from shalab.presets import PRESETS
 
@@ -327,3 +328,42 @@ def test_memory_is_kept_in_the_format_of_products(small):
     assert state.memory[1].dtype == torch.bfloat16 and state.memory[1].shape == (14, 5, 11)
     logits, state = small(torch.randint(256, (7, 5)), state)  # goes on in another format
     assert logits.dtype == state.memory[1].dtype == torch.float32
+
+
+def test_the_cpu_takes_bfloat16_where_it_pays(monkeypatch):
+    for pays, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr("shalab.device.bfloat16_pays", lambda pays=pays: pays)
+        assert Precision.pick("cpu").dtype == dtype
+        assert Precision.pick("cpu", "float32").dtype == torch.float32
+
+
+@pytest.mark.parametrize("faster, wrong, pays", [(2, 1.0, True), (1, 1.0, False), (2, 1.1, False)])
+def test_bfloat16_pays_if_its_products_are_faster_and_right(monkeypatch, faster, wrong, pays):
+    """A clock on which a product takes as long as it is told; then products that are off by a tenth."""
+    product = torch.Tensor.__matmul__
+    now = 0.0
+
+    def multiply(a, b):
+        nonlocal now
+        half = a.dtype == torch.bfloat16
+        now += 1 / faster if half else 1
+        return product(a, b) * (wrong if half else 1)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", multiply)
+    monkeypatch.setattr("shalab.device.time.perf_counter", lambda: now)
+    assert bfloat16_pays.__wrapped__(size=67) == pays
+
+
+@pytest.mark.parametrize("bptt", [1, 7])
+def test_lstm_in_bfloat16_is_nearly_that_in_float32(bptt):
+    lstm, x = torch.nn.LSTM(11, 11).eval(), torch.randn(bptt, 5, 11)
+    hidden = torch.randn(1, 5, 11), torch.randn(1, 5, 11)
+    exact, (h, c) = lstm(x, hidden)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found, state = recurrent(lstm, x, hidden)
+    assert found.dtype == state[0].dtype == state[1].dtype == torch.bfloat16
+    for a, b in ((found, exact), (state[0], h), (state[1], c)):
+        torch.testing.assert_close(a.float(), b, atol=0.02, rtol=0.02)
+    with torch.no_grad():
+        back, _ = recurrent(lstm, x, state)  # goes on in another format
+    assert back.dtype == torch.float32
