@@ -78,15 +78,15 @@ def generate_batch(
 @torch.inference_mode()
 def _continue(model, prompts, n_bytes, precision, temperature, top_k, top_p, seed):
     generator = torch.Generator().manual_seed(seed)
-    model = copy.deepcopy(model).collapse().eval()  # a matrix less to read for every byte
-    with precision.autocast():
-        read = [_read(model, precision.place(torch.tensor(list(prompt)))) for prompt in prompts]
+    # A matrix less to read for every byte, and all of them in the format of products, which autocast would round to
+    # once more for every byte.
+    model = copy.deepcopy(model).collapse().eval().to(precision.dtype)
+    read = [_read(model, precision.place(torch.tensor(list(prompt)))) for prompt in prompts]
     logits, state = torch.stack([logits for logits, _ in read]), _beside([state for _, state in read])
     for _ in range(n_bytes):
         ids = sample(logits, temperature, top_k, top_p, generator)  # (B,)
         yield ids.tolist()
-        with precision.autocast():
-            logits, state = model(precision.place(ids).unsqueeze(0), state)  # (1, B, V)
+        logits, state = model(precision.place(ids).unsqueeze(0), state)  # (1, B, V)
         logits = logits[0]
 
 
