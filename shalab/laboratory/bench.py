@@ -301,7 +301,7 @@ def bench_learning(budgets: list[float], slice_s: float = 2.0) -> list[dict]:
             torch.manual_seed(0)
             return Trainer(SHARNN(LAPTOP.model), corpus, config, precision, steps)
 
-        builds = {"SHA-RNN": ours, "GPT": functools.partial(GPTTrainer, GPT_RECIPE, corpus)}
+        builds = {"SHA-RNN": ours, "GPT": functools.partial(GPTTrainer, GPT_RECIPE, corpus, precision=precision)}
         runs, budget_s = {name: build(10**4) for name, build in builds.items()}, 60 * minutes
         while any(run.elapsed_s < budget_s for run in runs.values()):
             for run in runs.values():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shalab.corpus import Corpus
+from shalab.device import Precision
 from shalab.metrics import bits_per_byte
 from shalab.optim import warmup
 
@@ -93,9 +94,12 @@ class GPT(nn.Module):
 class GPTTrainer:
     """`update` and `evaluate`, as of the library's Trainer as far as a comparison needs them."""
 
-    def __init__(self, config: GPTConfig, corpus: Corpus, total_steps: int, seed: int = 0):
+    def __init__(
+        self, config: GPTConfig, corpus: Corpus, total_steps: int, seed: int = 0, precision: Precision | None = None
+    ):
         torch.manual_seed(seed)
         self.config, self.corpus, self.total_steps = config, corpus, total_steps
+        self.precision = precision or Precision.pick("cpu", "float32")
         self.model = GPT(config)
         self.optimizer = torch.optim.AdamW(
             [
@@ -118,8 +122,9 @@ class GPTTrainer:
             group["lr"] = config.lr * warmup(self.step, config.warmup_steps) * cosine
         begins = self.draw.integers(len(data) - config.window, size=config.batch_size)
         ids = torch.from_numpy(np.stack([data[i : i + config.window + 1] for i in begins]).astype(np.int64))
-        logits = self.model(ids[:, :-1])
-        loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        with self.precision.autocast():
+            logits = self.model(ids[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
