@@ -209,7 +209,7 @@ def _together(size: int, threads: int) -> float:
 
 
 def _speed(updates: int = 40) -> None:
-    precision, preset = Precision.pick("cpu", "float32", Team.join()), PRESETS["laptop"]
+    precision, preset = Precision.pick("cpu", team=Team.join()), PRESETS["laptop"]
     trainer = Trainer(SHARNN(preset.model), open_corpus(), preset.train, precision, 10**6)
     for _ in range(preset.model.max_context // preset.train.bptt + 2):
         trainer.update()
