@@ -99,31 +99,6 @@ def to_host(x: Tensor) -> Tensor:
     return x.cpu()
 
 
-def recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
-    """lstm(x, hidden), by the fastest way on a CPU; the output's format is that of products.
-
-    oneDNN computes a float32 and a bfloat16 LSTM, the latter in two thirds of the time, but has no float16. It takes
-    one format for x, hidden and weights. One byte at a time by the cell: oneDNN would rearrange all weights for
-    every byte.
-    """
-    if x.device.type != "cpu":
-        return lstm(x, hidden)
-    dtype = product_dtype(x)
-    if dtype == torch.float16:
-        dtype = lstm.weight_hh_l0.dtype
-    with torch.autocast("cpu", enabled=False):
-        x = x.to(dtype)
-        weights = [weight.to(dtype) for weight in lstm._flat_weights]
-        if hidden is None:
-            hidden = (x.new_zeros(1, *x.shape[1:]),) * 2
-        hidden = tuple(part.to(dtype) for part in hidden)  # (1, B, D) each
-        if len(x) > 1 or torch.is_grad_enabled():
-            y, h, c = torch.lstm(x, hidden, weights, True, 1, 0.0, lstm.training, False, False)
-            return y, (h, c)
-        h, c = torch.lstm_cell(x[0], tuple(part[0] for part in hidden), *weights)  # (B, D) each
-        return h.unsqueeze(0), (h.unsqueeze(0), c.unsqueeze(0))
-
-
 @functools.cache
 def bfloat16_pays(size: int = 1024, rounds: int = 5) -> bool:
     """Whether this CPU multiplies bfloat16 matrices at least 1.3 times as fast as float32 ones, and correctly.

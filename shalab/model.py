@@ -13,9 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from shalab.attention import AttentionHead
 from shalab.boom import Boom
-from shalab.device import product_dtype, recurrent
+from shalab.device import product_dtype
 from shalab.dropout import Dropout
 from shalab.errors import InputError
+from shalab.lstm import recurrent
 
 # T window, B streams, D width, V vocabulary, M bytes in memory, K = M + T
 

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from shalab import SHARNN, InputError, ModelConfig, import_original
 from shalab.attention import AttentionHead
 from shalab.boom import Boom, fold, gelu
-from shalab.device import Precision, bfloat16_pays, recurrent
+from shalab.device import Precision, bfloat16_pays
 from shalab.dropout import Dropout
+from shalab.lstm import _Loop, recurrent
 from shalab.presets import PRESETS
 
 OFF = {"dropout": 0.0, "dropout_input": 0.0, "dropout_hidden": 0.0}
@@ -367,3 +368,32 @@ def test_lstm_in_bfloat16_is_nearly_that_in_float32(bptt):
     with torch.no_grad():
         back, _ = recurrent(lstm, x, state)  # goes on in another format
     assert back.dtype == torch.float32
+
+
+def test_lstm_step_by_step_is_that_of_pytorch():
+    """In float64: outputs, the last cell, and the gradients of the input and of every weight."""
+    lstm = torch.nn.LSTM(11, 11).double()
+    x, probe = torch.randn(2, 7, 5, 11, dtype=torch.double)
+    hidden = tuple(torch.randn(2, 1, 5, 11, dtype=torch.double))
+    found = []
+    for forward in (lambda x: lstm(x, hidden), lambda x: _Loop.apply(x, *hidden, *lstm._flat_weights)):
+        lstm.zero_grad()
+        x = x.detach().clone().requires_grad_()
+        y, last = forward(x)
+        (y * probe).sum().backward()
+        c = last[1] if isinstance(last, tuple) else last
+        found.append([y, c, x.grad, *(p.grad.clone() for p in lstm.parameters())])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)  # between the products, float32
+
+
+def test_a_wide_lstm_in_bfloat16_takes_the_loop(monkeypatch):
+    lstm, x = torch.nn.LSTM(11, 11), torch.randn(7, 5, 11)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow, (h, c) = recurrent(lstm, x, None)
+        monkeypatch.setattr("shalab.lstm.WIDE", 11)
+        monkeypatch.setattr("torch.lstm", None)
+        wide, state = recurrent(lstm, x, None)
+    for a, b in ((wide, narrow), (state[0], h), (state[1], c)):
+        assert a.dtype == torch.bfloat16
+        torch.testing.assert_close(a, b, atol=0.02, rtol=0.02)
