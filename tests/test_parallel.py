@@ -23,19 +23,22 @@ from shalab.corpus import load_corpus
 from shalab.device import Precision
 from shalab.parallel import Team
 from shalab.train import TrainConfig, Trainer
-torch.set_num_threads(1)
-dropout, dtype, steps = float(sys.argv[2]), getattr(torch, sys.argv[3]), int(sys.argv[4])
-torch.manual_seed(1)
-model = SHARNN(ModelConfig(256, 11, 33, 3, 1, (1,), 23, dropout, dropout, dropout)).to(dtype)
-config = TrainConfig(batch_size=4, bptt=13, lr=1e-2, warmup_steps=3, sample_bytes=0, accumulate=2)
-precision = Precision.pick("cpu", "float32", Team.join())
-trainer = Trainer(model, load_corpus(sys.argv[1]), config, precision, 1000, seed=2)
-losses = [trainer.update().loss_nats for _ in range(steps)]
-scores = [trainer.evaluate().valid_bpc]
-trainer.corpus.bounds["valid"] = 0, 101  # begins where nothing is before it; four pieces of 26, the last one shorter
-scores.append(trainer.evaluate().valid_bpc)
-if precision.team.first:
-    print(json.dumps({"losses": losses, "scores": scores, "n_bytes": trainer.n_bytes}))
+def main():  # as a command: what communicates is gone before the interpreter is
+    torch.set_num_threads(1)
+    dropout, dtype, steps = float(sys.argv[2]), getattr(torch, sys.argv[3]), int(sys.argv[4])
+    torch.manual_seed(1)
+    model = SHARNN(ModelConfig(256, 11, 33, 3, 1, (1,), 23, dropout, dropout, dropout)).to(dtype)
+    config = TrainConfig(batch_size=4, bptt=13, lr=1e-2, warmup_steps=3, sample_bytes=0, accumulate=2)
+    precision = Precision.pick("cpu", "float32", Team.join())
+    trainer = Trainer(model, load_corpus(sys.argv[1]), config, precision, 1000, seed=2)
+    losses = [trainer.update().loss_nats for _ in range(steps)]
+    scores = [trainer.evaluate().valid_bpc]
+    trainer.corpus.bounds["valid"] = 0, 101  # begins where nothing is before it; four pieces of 26, the last one shorter
+    scores.append(trainer.evaluate().valid_bpc)
+    if precision.team.first:
+        print(json.dumps({"losses": losses, "scores": scores, "n_bytes": trainer.n_bytes}))
+
+main()
 """
 
 
