@@ -158,6 +158,11 @@ def draws_fast(x: Tensor) -> bool:
     return x.device.type != "cpu"
 
 
+def has_lstm(x: Tensor) -> bool:
+    """Whether x's device has an LSTM that is fast for every format, width and length: a GPU has, a CPU has not."""
+    return x.device.type != "cpu"
+
+
 def cache_groups(tensors: list[Tensor], most: int = 1 << 19) -> list[list[Tensor]]:
     """Consecutive tensors in groups of `most` elements or little more, which are worth taking through all lines
     of an elementwise computation together.

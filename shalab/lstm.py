@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from shalab.device import product_dtype
+from shalab.device import has_lstm, product_dtype
 
 # T window, B streams, D width
 
@@ -17,12 +17,12 @@ def recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
     float16. It takes one format for x, hidden and weights. One byte at a time by the cell: oneDNN would rearrange all
     weights for every byte.
     """
-    if x.device.type != "cpu":
+    if has_lstm(x):
         return lstm(x, hidden)
     dtype = product_dtype(x)
     if dtype == torch.float16:
         dtype = lstm.weight_hh_l0.dtype
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(x.device.type, enabled=False):
         x = x.to(dtype)
         weights = [weight.to(dtype) for weight in lstm._flat_weights]
         if hidden is None:

@@ -33,7 +33,7 @@ def main():  # as a command: what communicates is gone before the interpreter is
     trainer = Trainer(model, load_corpus(sys.argv[1]), config, precision, 1000, seed=2)
     losses = [trainer.update().loss_nats for _ in range(steps)]
     scores = [trainer.evaluate().valid_bpc]
-    trainer.corpus.bounds["valid"] = 0, 101  # begins where nothing is before it; four pieces of 26, the last one shorter
+    trainer.corpus.bounds["valid"] = 0, 101  # begins where nothing is before it; four pieces, the last one shorter
     scores.append(trainer.evaluate().valid_bpc)
     if precision.team.first:
         print(json.dumps({"losses": losses, "scores": scores, "n_bytes": trainer.n_bytes}))
