@@ -33,7 +33,7 @@ def recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
             return h.unsqueeze(0), (h.unsqueeze(0), c.unsqueeze(0))
         if dtype == torch.bfloat16 and lstm.hidden_size >= WIDE:
             y, c = _Loop.apply(x, h, c, *weights)
-            return y, (y[-1:].detach(), c)
+            return y, (y[-1:].detach().clone(), c)  # a view would keep all steps
         y, h, c = torch.lstm(x, (h, c), weights, True, 1, 0.0, lstm.training, False, False)
         return y, (h, c)
 
