@@ -187,6 +187,7 @@ class Trainer:
         self.step = self.scored_step = self.n_bytes = self.cursor = 0
         self.elapsed_s = 0.0
         self.state: State | None = None
+        self._window: tuple[int, Tensor, Tensor, Tensor] | None = None  # the next: position, generator before it, x, y
         self._unread: list[tuple[Tensor, Tensor]] = []  # loss and gradient norm of updates that nobody waited for
         self.best_bpc, self.best = math.inf, self._weights()
         self._seed()
@@ -234,6 +235,7 @@ class Trainer:
                 logits = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))  # (T B, V)
                 loss = F.cross_entropy(logits, y.flatten()) / self.config.accumulate
             self.scaler.scale(loss).backward()
+            self._fetch_window()  # while a GPU still computes
             loss_nats += loss.detach()
             self.n_bytes += y.numel() * self.team.size
         self.scaler.unscale_(self.optimizer)
@@ -261,13 +263,23 @@ class Trainer:
         return TrustEvent(self.step, tensors)
 
     def next_window(self):
-        """x, y (T, B); at the end of the streams a new epoch begins, without state."""
-        if self.cursor >= self.streams.n_positions:
-            self.cursor, self.state = 0, None
+        """x, y (T, B) on the device; at the end of the streams a new epoch begins, without state."""
+        self._fetch_window()
+        (begin, _, x, y), self._window = self._window, None
+        if begin == 0:
+            self.state = None
+        self.cursor = begin + len(x)
+        return x, y
+
+    def _fetch_window(self) -> None:
+        """Draws the window behind the cursor and sends it on its way, unless that was done. Nothing that a checkpoint
+        keeps changes before `next_window`."""
+        if self._window:
+            return
+        random = self.window_generator.get_state()
+        begin = self.cursor if self.cursor < self.streams.n_positions else 0
         bptt = draw_bptt(self.config.bptt, self.window_generator) if self.config.vary_bptt else self.config.bptt
-        x, y = self.streams.window(self.cursor, bptt)
-        self.cursor += len(x)
-        return self.precision.place(x), self.precision.place(y)
+        self._window = begin, random, *map(self.precision.place, self.streams.window(begin, bptt))
 
     def evaluate(self, stop: threading.Event | None = None) -> EvalEvent | None:
         """Scores the valid split in as many streams as training reads; None if stopped meanwhile."""
@@ -315,7 +327,7 @@ class Trainer:
             "hidden": [[torch.cat(part, 1) for part in zip(*pairs, strict=True)] for pairs in hidden],  # (1, B, D)
             "memory": [None if rows[0] is None else torch.cat(rows, 1) for rows in memory],  # (M, B, D)
             "random": [part["random"] for part in parts],
-            "window_random": self.window_generator.get_state(),
+            "window_random": self._window[1] if self._window else self.window_generator.get_state(),
             **{name: getattr(self, name) for name in _COUNTERS},
         }
 
@@ -331,6 +343,7 @@ class Trainer:
                 tuple((self._own(h), self._own(c)) for h, c in state["hidden"]),
                 tuple(None if rows is None else self._own(rows) for rows in state["memory"]),
             )
+        self._window = None
         self.window_generator.set_state(state["window_random"])
         for name in _COUNTERS:
             setattr(self, name, state[name])
