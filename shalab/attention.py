@@ -174,11 +174,12 @@ class AttentionHead(nn.Module):
     def read_one(self, h: Tensor, contexts: list[Tensor]) -> Tensor:
         """forward for one byte per stream, without gradient: h (1, B, D), contexts[b] (K_b, D) -> (1, B, D)"""
         reads = []
-        for q, context in zip(self._query(h, Dropout(False))[0], contexts, strict=True):  # (D,), (K, D)
-            for q_head, c in zip(q.to(context.dtype).chunk(self.n_heads), context.chunk(self.n_heads, -1), strict=True):
-                weights = (c @ q_head).softmax(0)  # (K,)
-                reads.append(weights @ c)  # (D / N,)
-        return self.value_gate() * torch.cat(reads).view(h.shape)
+        for q, context in zip(self._query(h, Dropout(False)).transpose(0, 1), contexts, strict=True):  # (1, D), (K, D)
+            heads = q.to(context.dtype).chunk(self.n_heads, -1), context.chunk(self.n_heads, -1)  # (., D / N) each
+            for q_head, c in zip(*heads, strict=True):
+                weights = (q_head @ c.T).softmax(-1)  # (1, K); of matrices: with a vector bfloat16 takes twice as long
+                reads.append(weights @ c)  # (1, D / N)
+        return self.value_gate() * torch.cat(reads, -1).view(h.shape)
 
     def _query(self, h: Tensor, drop: Dropout) -> Tensor:
         """(T, B, D) -> (T, B, D), scaled, and with the keys' gate on it"""

@@ -210,7 +210,8 @@ def bench_generation(peaks: dict, memory: int = 5000) -> list[dict]:
         model = SHARNN(replace(preset.model, max_context=memory)).eval()
         plain = PlainSHARNN(model.config).eval()
         plain.load_state_dict(model.state_dict())
-        stream = generate(model, prompt, 10**9, Precision.pick("cpu"))
+        precision = Precision.pick("cpu")
+        stream = generate(model, prompt, 10**9, precision)
         plain_state = full_state(plain, 1, memory)
 
         def plain_bytes(n=n_bytes, plain=plain, state=plain_state):
@@ -221,7 +222,8 @@ def bench_generation(peaks: dict, memory: int = 5000) -> list[dict]:
 
         taken = seconds({"fast": lambda n=n_bytes, s=stream: [next(s) for _ in range(n)], "plain": plain_bytes}, rounds)
         fast, slow = (n_bytes / statistics.median(taken[path]) for path in ("fast", "plain"))
-        touched = 4 * (model.n_parameters + 2 * memory * model.config.d_model)
+        read = SHARNN(replace(model.config, collapsed=True)).n_parameters + 2 * memory * model.config.d_model
+        touched = precision.dtype.itemsize * read
         rows.append(
             {
                 "size": name, "memory": memory, "fast_bytes_per_s": fast, "plain_bytes_per_s": slow,
