@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch.nn import functional as F
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from shalab.model import SHARNN, State
 
 
-def seconds(functions: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
+def seconds(functions: dict[Hashable, Callable], rounds: int) -> dict[Hashable, list[float]]:
     """Calls all functions in turn, once to warm up and then `rounds` times: name -> seconds of each round."""
     taken = {name: [] for name in functions}
     for turn in range(rounds + 1):
