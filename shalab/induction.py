@@ -1,10 +1,10 @@
-"""A head that copies before it has learned anything.
+"""A head that copies before it has learned anything: an initialisation of our own, not the paper's.
 
-Text repeats itself: what follows often followed the same bytes before. A head that finds such a place and reads what
-came next is an induction head (Olsson et al. 2022, arXiv 2209.11895). A query that says "these bytes were read last" must
-meet a row of the memory that says "before my byte, these were read". In this head a row is a key and a value at once, and no
-matrix stands before it: what it says, the LSTM must have put there. Training finds this late or not at all,
-and until then the text has been learned by heart. So it is where training starts.
+Text repeats itself: what follows often followed the same bytes before. A head that finds such a place and reads what came
+next is an induction head (Olsson et al. 2022, arXiv 2209.11895). Its query says "these bytes were read last", and must
+meet a row of the memory that says "before my byte, these were read". Here a row is key and value at once and no matrix
+stands before it: what it says, the LSTM must have put there. Training finds that late or not at all, and has learned a
+short text by heart meanwhile. So training starts from it.
 """
 
 import torch
