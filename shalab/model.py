@@ -38,7 +38,7 @@ class ModelConfig:
     dropout_input     probability after the embedding
     dropout_hidden    probability everywhere inside the blocks
     init_scale        linear and embedding weights start from N(0, init_scale / sqrt(D))
-    induction         units per group with which `start_copying` lets heads begin; 0 is the paper's initialisation
+    induction         True if heads begin as copiers, by `start_copying`; False is the paper's initialisation
     collapsed         True if the heads' value vectors are stored without the matrix that trained them
     """
 
@@ -53,7 +53,7 @@ class ModelConfig:
     dropout_input: float = 0.1
     dropout_hidden: float = 0.1
     init_scale: float = 0.1
-    induction: int = 0
+    induction: bool = False
     collapsed: bool = False
 
     def __post_init__(self):
@@ -70,11 +70,7 @@ class ModelConfig:
                 faults.append(f"{name} must be at least 0 and below 1, got {getattr(self, name)!r}")
         if not self.init_scale > 0:
             faults.append(f"init_scale must be above 0, got {self.init_scale!r}")
-        if not isinstance(self.induction, int) or self.induction < 0:
-            faults.append(f"induction must be an integer of at least 0, got {self.induction!r}")
         if not faults:
-            if 3 * self.induction > self.d_model:
-                faults.append(f"induction must be at most a third of d_model {self.d_model}, got {self.induction}")
             if self.d_boom % self.d_model:
                 faults.append(f"d_boom must be a multiple of d_model {self.d_model}, got {self.d_boom}")
             if self.d_model % self.n_heads:
@@ -195,7 +191,7 @@ class SHARNN(nn.Module):
         self.apply(self._init)
         for block in self.blocks:
             if config.induction and block.attention is not None:
-                start_copying(block.lstm, block.norm_mid, block.attention, config.induction)
+                start_copying(block.lstm, block.norm_mid, block.attention)
 
     def _init(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
