@@ -191,6 +191,7 @@ def test_experiments_write_what_the_notebooks_read(tmp_path, monkeypatch):
         "trust": lambda: experiments.trust(steps=6, recorded=3),
         "value_gate": lambda: experiments.value_gate(steps=2, every=1, seeds=(0,)),
         "backoff": lambda: experiments.backoff(steps=2, seeds=(0,)),
+        "induction": lambda: experiments.induction(n_bytes=5000, seeds=(0, 1), evaluations=2),
     }
     assert set(small) == set(experiments.EXPERIMENTS)
     monkeypatch.setattr(experiments, "EXPERIMENTS", small)
@@ -214,6 +215,9 @@ def test_experiments_write_what_the_notebooks_read(tmp_path, monkeypatch):
             assert [line["step"] for line in found["lines"]] == [2, 4, 6]
         elif name == "backoff":
             assert [len(scores) for scores in found["valid_bpc"].values()] == [1, 1, 1]
+        elif name == "induction":
+            for (_, first), (n_bytes, last) in (curve for curves in found["curves"].values() for curve in curves):
+                assert last < first and n_bytes > 4000
 
 
 def test_optimizers_of_an_experiment_start_from_the_same_weights_and_text():

@@ -18,11 +18,12 @@ from shalab.corpus import assets_dir
 from shalab.device import Precision
 from shalab.evaluate import evaluate
 from shalab.laboratory.feedforward import with_feed_forward
-from shalab.laboratory.search import open_corpus
+from shalab.laboratory.search import open_corpus, updates
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN, ModelConfig
 from shalab.optim import Lamb
-from shalab.train import NonFiniteError, TrainConfig, Trainer
+from shalab.presets import find_preset
+from shalab.train import EvalEvent, NonFiniteError, TrainConfig, Trainer
 
 # One head in the first of two blocks; no dropout, since no byte is seen twice.
 _SMALL = ModelConfig(
@@ -192,12 +193,32 @@ def backoff(steps: int = 800, seeds: tuple[int, ...] = (0, 1)) -> dict:
     return {"n_bytes": trainer.n_bytes, "seeds": seeds, "valid_bpc": scores}
 
 
+def induction(n_bytes: int = 1_200_000, seeds: tuple[int, ...] = (0, 1), evaluations: int = 8) -> dict:
+    """The laptop preset from the paper's initialisation and with a head that starts as a copier.
+
+    curves[start]: per seed a list of (bytes read, valid bits per byte).
+    """
+    preset = find_preset("laptop")
+    recipe = replace(preset.train, sample_bytes=0, evaluations=evaluations)
+    steps = updates(n_bytes, recipe)
+    curves = {"as the paper": [], "as a copier": []}
+    for seed in seeds:
+        for name, copier in zip(curves, (False, True), strict=True):
+            torch.manual_seed(seed)
+            model = SHARNN(replace(preset.model, induction=copier))
+            trainer = Trainer(model, open_corpus(), recipe, Precision.pick("cpu"), steps, seed)
+            scores = [event for event in trainer.events() if isinstance(event, EvalEvent)]
+            curves[name].append([(score.n_bytes, round(score.valid_bpc, 3)) for score in scores])
+            print(seed, name, curves[name][-1][-1], flush=True)
+    return {"seeds": seeds, "curves": curves}
+
+
 def _rounded(x: torch.Tensor) -> list[float]:
     return [round(value, 4) for value in x.tolist()]
 
 
 EXPERIMENTS: dict[str, Callable[[], dict]] = {
-    "backoff": backoff, "boom": boom, "lamb": lamb, "trust": trust, "value_gate": value_gate,
+    "backoff": backoff, "boom": boom, "induction": induction, "lamb": lamb, "trust": trust, "value_gate": value_gate,
 }  # fmt: skip
 
 

@@ -56,11 +56,16 @@ def changed(changes: dict) -> tuple[ModelConfig, TrainConfig]:
     return tuple(parts)
 
 
+def updates(n_bytes: int, train: TrainConfig) -> int:
+    """About how many of them read n bytes: windows are a little shorter than bptt on average."""
+    return round(n_bytes / train.batch_size / train.bptt / 0.97)
+
+
 def trial(changes: dict, n_bytes: int, seed: int = 0) -> dict:
     """Trains once on `n_bytes` bytes and returns what was learned and how fast."""
     model, train = changed(changes)
     torch.manual_seed(seed)
-    steps = round(n_bytes / train.batch_size / train.bptt / 0.97)  # windows are a little shorter than bptt on average
+    steps = updates(n_bytes, train)
     trainer = Trainer(
         SHARNN(model), open_corpus(), replace(train, sample_bytes=0), Precision.pick("cpu"), steps, seed
     )  # fmt: skip
