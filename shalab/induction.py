@@ -5,48 +5,54 @@ came next is an induction head (Olsson et al. 2022, arXiv 2209.11895). Its query
 must meet a row of the memory that says "before my byte, these were read". Here a row is key and value at once and no
 matrix stands before it: what it says, the LSTM must have put there. Training finds that late or not at all, and has
 learned a short text by heart meanwhile. So training starts from it.
+
+A quarter of the D units each:
+
+    context  as drawn: a trace of the last few bytes
+    byte     the byte's own embedding, handed on by every LSTM; the value
+    before   what context was one byte ago; the key
+
+The query asks `before` for what `context` is now. Behind the head the byte units hold nothing but what it has read, and
+the decoder, whose weights are the embedding, turns that into the byte that came next.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-# D width, K = D / 4 units per group
-
-STEEP = 3.0  # of the candidate in the copy, and of the query: enough for one row among a thousand to stand out
+STEEP = 3.0  # of what enters a copy: tanh keeps its sign
+SHARP = 4.0  # of the query: one row among a thousand can stand out
 OPEN, CLOSED = 2.0, -3.0  # a gate's bias
 
 
 @torch.no_grad()
-def start_copying(lstm: nn.LSTM, norm: nn.LayerNorm, head: nn.Module) -> None:
-    """Sets three quarters of an LSTM's units, and the head that reads its output, in place.
-
-        context  the first quarter: as drawn, a trace of the last few bytes
-        byte     the third: the byte just read and little else; the value
-        before   the last: what context was one byte ago, about; the key
-
-    The query asks for `before` what `context` is now. `norm` is the LayerNorm of the path around the head: byte and
-    before start at zero there, so that what comes in the byte units behind the head is what the head has read.
-    """
-    d_model = lstm.hidden_size
+def start_copying(blocks: Sequence[nn.Module]) -> None:
+    """Sets a model's blocks, of which one has a head, in place; D is at least 4."""
+    d_model = blocks[0].lstm.hidden_size
     n_units = d_model // 4
-    context, byte, before = slice(n_units), slice(-2 * n_units, -n_units), slice(d_model - n_units, d_model)
-    w_x, w_h = (w.unflatten(0, (4, d_model)) for w in (lstm.weight_ih_l0, lstm.weight_hh_l0))  # (4, D, D)
-    b_x, b_h = (b.view(4, d_model) for b in (lstm.bias_ih_l0, lstm.bias_hh_l0))  # in, forget, candidate, out
-    for units in (byte, before):
-        for gate, bias in ((0, OPEN), (1, CLOSED), (3, OPEN)):
-            w_x[gate, units] = w_h[gate, units] = 0
-            b_x[gate, units] = bias
-        w_h[2, units] = 0
-        b_x[2, units] = b_h[:, units] = 0
-        norm.weight[units] = 0
-    w_x[2, byte] *= 2
-    w_x[2, before] = 0
-    identity = torch.eye(n_units)
-    w_h[2, before, context] = STEEP * identity
+    context, byte, before = (slice(begin, begin + n_units) for begin in (0, d_model - 2 * n_units, d_model - n_units))
+    for block in blocks:
+        _copy(block.lstm.weight_ih_l0, block.lstm, byte, byte)
+    (block,) = (block for block in blocks if block.attention is not None)
+    _copy(block.lstm.weight_hh_l0, block.lstm, context, before)
+    block.norm_mid.weight[byte] = block.norm_mid.weight[before] = 0  # the path around the head
 
+    head = block.attention
     head.query.weight.zero_()
-    head.query.weight[before, context] = identity
-    head.norm_query.weight.fill_(STEEP)
+    head.query.weight[before, context] = torch.eye(n_units)
+    head.norm_query.weight.fill_(SHARP)
     for gate in (head.query_gate, head.key_gate):
         gate.fill_(-OPEN)
         gate[before] = OPEN
+    head.value_gate.linear.bias.unflatten(0, (2, d_model))[:, byte] = OPEN
+
+
+def _copy(weight: nn.Parameter, lstm: nn.LSTM, source: slice, units: slice) -> None:
+    """Lets units of an LSTM be tanh(STEEP x) of what `weight` brings from `source`, about, and forget what was before."""
+    w_x, w_h, w = (w.unflatten(0, (4, -1)) for w in (lstm.weight_ih_l0, lstm.weight_hh_l0, weight))  # (4, D, D)
+    b_x, b_h = (b.view(4, -1) for b in (lstm.bias_ih_l0, lstm.bias_hh_l0))  # in, forget, candidate, out
+    w_x[:, units] = w_h[:, units] = 0
+    w[2, units, source] = STEEP * torch.eye(units.stop - units.start)
+    b_x[:, units] = torch.tensor([[OPEN], [CLOSED], [0.0], [OPEN]])
+    b_h[:, units] = 0

@@ -38,7 +38,7 @@ class ModelConfig:
     dropout_input     probability after the embedding
     dropout_hidden    probability everywhere inside the blocks
     init_scale        linear and embedding weights start from N(0, init_scale / sqrt(D))
-    induction         True if heads begin as copiers, by `start_copying`; False is the paper's initialisation
+    induction         True if the head begins as a copier, by `start_copying`; False is the paper's initialisation
     collapsed         True if the heads' value vectors are stored without the matrix that trained them
     """
 
@@ -189,9 +189,8 @@ class SHARNN(nn.Module):
         self.decoder = nn.Linear(config.d_model, config.vocab_size)
         self.decoder.weight = self.embedding.weight
         self.apply(self._init)
-        for block in self.blocks:
-            if config.induction and block.attention is not None:
-                start_copying(block.lstm, block.norm_mid, block.attention)
+        if config.induction and not config.collapsed:  # a collapsed model has been trained
+            start_copying(self.blocks)
 
     def _init(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
