@@ -28,7 +28,7 @@ OPEN, CLOSED = 2.0, -3.0  # a gate's bias
 
 @torch.no_grad()
 def start_copying(blocks: Sequence[nn.Module]) -> None:
-    """Sets a model's blocks, of which one has a head, in place; D is at least 4."""
+    """Sets a model's blocks, of which one has attention, in place; D is at least 4."""
     d_model = blocks[0].lstm.hidden_size
     n_units = d_model // 4
     context, byte, before = (slice(begin, begin + n_units) for begin in (0, d_model - 2 * n_units, d_model - n_units))
@@ -49,7 +49,7 @@ def start_copying(blocks: Sequence[nn.Module]) -> None:
 
 
 def _copy(weight: nn.Parameter, lstm: nn.LSTM, source: slice, units: slice) -> None:
-    """Lets units of an LSTM be tanh(STEEP x) of what `weight` brings from `source`, about, and forget what was before."""
+    """Lets units of an LSTM be tanh(STEEP x) of what `weight` brings from `source`, about, and forget all else."""
     w_x, w_h, w = (w.unflatten(0, (4, -1)) for w in (lstm.weight_ih_l0, lstm.weight_hh_l0, weight))  # (4, D, D)
     b_x, b_h = (b.view(4, -1) for b in (lstm.bias_ih_l0, lstm.bias_hh_l0))  # in, forget, candidate, out
     w_x[:, units] = w_h[:, units] = 0

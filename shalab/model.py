@@ -75,6 +75,11 @@ class ModelConfig:
                 faults.append(f"d_boom must be a multiple of d_model {self.d_model}, got {self.d_boom}")
             if self.d_model % self.n_heads:
                 faults.append(f"n_heads must divide d_model {self.d_model}, got {self.n_heads}")
+            if self.induction and (len(self.attention_layers) != 1 or self.d_model < 4):
+                faults.append(
+                    "induction needs attention in one block and a d_model of at least 4, "
+                    f"got blocks {self.attention_layers} and {self.d_model}"
+                )
             if strays := [layer for layer in self.attention_layers if layer not in range(self.n_layers)]:
                 faults.append(f"attention_layers must be blocks from 0 to {self.n_layers - 1}, got {strays}")
         if faults:

@@ -247,6 +247,8 @@ def test_collapse_changes_no_output(small):
         ({"attention_layers": (4,)}, r"blocks from 0 to 3, got \[4\]"),
         ({"dropout_hidden": 1.0}, "dropout_hidden must be at least 0 and below 1, got 1.0"),
         ({"init_scale": 0.0}, "init_scale must be above 0, got 0.0"),
+        ({"induction": True, "attention_layers": (0, 2)}, r"attention in one block .* got blocks \(0, 2\) and 1024"),
+        ({"induction": True, "d_model": 3, "d_boom": 3}, "d_model of at least 4, got blocks .2,. and 3"),
         ({"n_heads": 0, "d_boom": -3}, "d_boom must be .*; n_heads must be"),
     ],
 )
