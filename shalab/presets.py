@@ -32,13 +32,14 @@ class Preset:
 
 _PAPER = TrainConfig(log_every=10)
 _LAPTOP = TrainConfig(
-    bptt=64, lr=1e-2, schedule="cosine", warmup_steps=100, restart_from_best=False, evaluations=10,
+    bptt=64, lr=5e-3, schedule="cosine", warmup_steps=100, restart_from_best=False, evaluations=10,
 )  # fmt: skip
 
 PRESETS = {
     "laptop": Preset(
         ModelConfig(
-            d_model=256, d_boom=1024, n_layers=2, attention_layers=(0,), max_context=1024, init_scale=1.0
+            d_model=256, d_boom=1024, n_layers=2, attention_layers=(0,), max_context=1024, init_scale=1.0,
+            induction=True,
         ),
         _LAPTOP,
         Budget(minutes=5),

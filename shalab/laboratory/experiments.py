@@ -194,23 +194,25 @@ def backoff(steps: int = 800, seeds: tuple[int, ...] = (0, 1)) -> dict:
 
 
 def induction(n_bytes: int = 1_200_000, seeds: tuple[int, ...] = (0, 1), evaluations: int = 8) -> dict:
-    """The laptop preset from the paper's initialisation and with a head that starts as a copier.
+    """The laptop preset from the paper's initialisation, at the learning rate that the search found for it, and as it
+    is, with a head that starts as a copier.
 
     curves[start]: per seed a list of (bytes read, valid bits per byte).
     """
     preset = find_preset("laptop")
     recipe = replace(preset.train, sample_bytes=0, evaluations=evaluations)
     steps = updates(n_bytes, recipe)
-    curves = {"as the paper": [], "as a copier": []}
+    starts = {"as the paper": (False, 1e-2), "as a copier": (True, recipe.lr)}
+    curves = {name: [] for name in starts}
     for seed in seeds:
-        for name, copier in zip(curves, (False, True), strict=True):
+        for name, (copier, lr) in starts.items():
             torch.manual_seed(seed)
             model = SHARNN(replace(preset.model, induction=copier))
-            trainer = Trainer(model, open_corpus(), recipe, Precision.pick("cpu"), steps, seed)
+            trainer = Trainer(model, open_corpus(), replace(recipe, lr=lr), Precision.pick("cpu"), steps, seed)
             scores = [event for event in trainer.events() if isinstance(event, EvalEvent)]
             curves[name].append([(score.n_bytes, round(score.valid_bpc, 3)) for score in scores])
             print(seed, name, curves[name][-1][-1], flush=True)
-    return {"seeds": seeds, "curves": curves}
+    return {"seeds": seeds, "lr": {name: lr for name, (_, lr) in starts.items()}, "curves": curves}
 
 
 def _rounded(x: torch.Tensor) -> list[float]:
