@@ -38,8 +38,8 @@ _LAPTOP = TrainConfig(
 PRESETS = {
     "laptop": Preset(
         ModelConfig(
-            d_model=256, d_boom=1024, n_layers=2, attention_layers=(0,), max_context=1024, init_scale=1.0,
-            induction=True,
+            d_model=256, d_boom=1024, n_layers=2, attention_layers=(0,), max_context=1024,
+            dropout=0.05, dropout_input=0.05, dropout_hidden=0.05, init_scale=1.0, induction=True,
         ),
         _LAPTOP,
         Budget(minutes=5),

@@ -49,7 +49,7 @@ GPT_RECIPE = GPTConfig(lr=1.5e-3, window=48, batch_size=12)  # of the search's b
 
 @dataclass(frozen=True)
 class Case:
-    """One size to train: B streams, T bytes per window, M bytes of memory, all of them there."""
+    """One size to train, with dropout 0.1: B streams, T bytes per window, M bytes of memory, all of them there."""
 
     name: str
     model: ModelConfig
@@ -59,7 +59,8 @@ class Case:
 
     @property
     def config(self) -> ModelConfig:
-        return replace(self.model, max_context=self.memory + self.bptt)
+        dropout = {"dropout": 0.1, "dropout_input": 0.1, "dropout_hidden": 0.1}
+        return replace(self.model, max_context=self.memory + self.bptt, **dropout)
 
 
 CASES = (
@@ -157,8 +158,8 @@ def bench_tricks(rounds: int = 15) -> list[dict]:
     """The laptop's training step with one of its tricks taken away at a time."""
     keep_freed_memory()
     torch.manual_seed(0)
-    model = SHARNN(LAPTOP.model).train()
     case = CASES[0]
+    model = SHARNN(case.config).train()
     step = training_step(model, Lamb(model.parameters()), case)
 
     def without(target: str) -> Callable[[], None]:
