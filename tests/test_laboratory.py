@@ -214,7 +214,7 @@ def test_experiments_write_what_the_notebooks_read(tmp_path, monkeypatch):
         elif name == "trust":
             assert [line["step"] for line in found["lines"]] == [2, 4, 6]
         elif name == "backoff":
-            assert [len(scores) for scores in found["valid_bpc"].values()] == [1, 1, 1]
+            assert [len(scores) for scores in found["valid_bpc"].values()] == [1] * 4
         elif name == "induction":
             for (_, first), (n_bytes, last) in (curve for curves in found["curves"].values() for curve in curves):
                 assert last < first and n_bytes > 4000

@@ -168,16 +168,22 @@ def value_gate(steps: int = 600, every: int = 5, seeds: tuple[int, ...] = (0, 1,
 
 
 def backoff(steps: int = 800, seeds: tuple[int, ...] = (0, 1)) -> dict:
-    """A small model with a head, the same one read with its memory dropped, and one that never had a head.
+    """A small model with a head, the same one read with its memory dropped, one that never had a head, and one whose
+    head started as a copier.
 
     valid_bpc[reading]: a number per seed.
     """
     config = replace(_SMALL, max_context=256, init_scale=1.0)
-    scores = {"with its memory": [], "memory dropped": [], "trained without a head": []}
+    trained = (
+        (config, ("with its memory", "memory dropped")),
+        (replace(config, attention_layers=()), ("trained without a head",)),
+        (replace(config, induction=True), ("started as a copier",)),
+    )
+    scores = {name: [] for _, readings in trained for name in readings}
     for seed in seeds:
-        for layers, readings in (((0,), ("with its memory", "memory dropped")), ((), ("trained without a head",))):
+        for start, readings in trained:
             torch.manual_seed(seed)
-            model = SHARNN(replace(config, attention_layers=layers))
+            model = SHARNN(start)
             trainer = _trainer(model, steps, seed)
             finish(trainer)
             begin, end = trainer.corpus.bounds["valid"]
