@@ -118,7 +118,7 @@ class Dynamic:
     beta    of the moving average of squared gradients
     """
 
-    lr: float = 5e-4
+    lr: float = 2e-4
     window: int = 16
     beta: float = 0.999
 
