@@ -63,3 +63,10 @@ def test_context_units_stay_as_they_were_drawn():
     head = {"query.weight", "norm_query.weight", "query_gate", "key_gate", "value_gate.linear.bias"}
     changed = {name for name in plain if not torch.equal(plain[name], copying[name])}
     assert changed == lstm | {"blocks.0.norm_mid.weight"} | {f"blocks.0.attention.{name}" for name in head}
+
+
+def test_a_collapsed_copier_can_be_loaded():
+    collapsed = model(True).collapse()
+    loaded = SHARNN(collapsed.config).eval()
+    loaded.load_state_dict(collapsed.state_dict())
+    assert hits(loaded) == hits(model(True))
