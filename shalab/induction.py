@@ -6,7 +6,7 @@ must meet a row of the memory that says "before my byte, these were read". Here 
 matrix stands before it: what it says, the LSTM must have put there. Training finds that late or not at all, and has
 learned a short text by heart meanwhile. So training starts from it.
 
-A quarter of the D units each:
+A quarter of the D units each; the last quarter stays as drawn:
 
     context  as drawn: a trace of the last few bytes
     byte     the byte's own embedding, handed on by every LSTM; the value
