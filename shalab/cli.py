@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
         "--minutes",
         type=float,
         metavar="X",
-        help="train for about X minutes: measured once, then a fixed number of steps",
+        help="train for X minutes, scoring not counted; the schedule follows the clock",
     )
     budget.add_argument("--steps", type=int, metavar="N", help="train for N updates")
     budget.add_argument("--epochs", type=float, metavar="E", help="train for E passes over the training split")
@@ -202,10 +202,11 @@ def _train(options, precision: Precision) -> None:
     options.resume |= restarted and options.out is not None and (Path(options.out) / "config.json").exists()
     run = _resumed(options, precision) if options.resume else _created(options, precision)
     trainer = run.trainer
+    length = f"{trainer.minutes:g} minutes" if trainer.minutes else f"{trainer.total_steps:,} steps"
     print(
         f"{run.config.preset} on {run.corpus.name} ({len(run.corpus):,} bytes), "
         f"{trainer.model.n_parameters:,} parameters, {precision}, seed {run.config.seed}, "
-        f"{trainer.total_steps:,} steps -> {run.folder}"
+        f"{length} -> {run.folder}"
     )
     with stop_on_interrupt(run.stop):
         try:
@@ -274,13 +275,14 @@ def show_progress(run: Run) -> EndEvent:
     trainer = run.trainer
     valid = f"{trainer.best_bpc:.3f}" if trainer.best_bpc < math.inf else "-"
     ended = EndEvent(trainer.step, "stopped")
-    with tqdm(total=trainer.total_steps, initial=trainer.step, unit="step", disable=None) as bar:
+    with tqdm(total=run.config.total_steps, initial=trainer.step, unit="step", disable=None) as bar:
         smooth = None
         for event in run.events():
             match event:
                 case StepEvent():
                     bpc = event.loss_nats / NATS_PER_BIT
                     smooth = bpc if smooth is None else 0.95 * smooth + 0.05 * bpc
+                    bar.total = event.total_steps
                     bar.update(event.step - bar.n)
                     bar.set_postfix_str(
                         f"train {smooth:.3f} valid {valid} bpc, {event.n_bytes / event.elapsed_s / 1e3:.1f} kB/s",

@@ -32,7 +32,7 @@ import torch
 from shalab.attention import CHUNK, KEPT
 from shalab.model import SHARNN, ModelConfig
 from shalab.presets import Preset
-from shalab.train import TrainConfig, steps_in_epochs
+from shalab.train import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,7 @@ class Plan:
 def plan(preset: Preset, n_train: int, cards: dict[str, Card]) -> list[Plan]:
     """What `preset` costs on each card, for a training split of n_train bytes."""
     cost, budget, train = update_cost(preset.model, preset.train), preset.budget, preset.train
-    n_positions = n_train // train.batch_size - 1
-    steps = budget.steps or (budget.epochs and steps_in_epochs(n_positions, train, budget.epochs, seed=0))
+    steps = budget.total_steps(n_train, train, seed=0)
     return [
         Plan(
             name, card.memory_gb, cost.peak_bytes / 1e9, 2 * cost.multiply_adds / 1e12, cost.n_bytes / seconds / 1e3,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from shalab.errors import InputError
 from shalab.model import ModelConfig
-from shalab.train import TrainConfig
+from shalab.train import TrainConfig, steps_in_epochs
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,12 @@ class Budget:
         given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) != 1 or not next(iter(given.values())) > 0:
             raise InputError(f"a budget is exactly one of minutes, steps and epochs, above 0; got {given or 'none'}")
+
+    def total_steps(self, n_train: int, train: TrainConfig, seed: int) -> int | None:
+        """Updates in all, on n_train bytes; None for minutes, which only the clock can tell."""
+        if self.epochs is not None:
+            return steps_in_epochs(n_train, train, self.epochs, seed)
+        return None if self.steps is None else int(self.steps)
 
 
 @dataclass(frozen=True)

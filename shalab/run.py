@@ -1,6 +1,6 @@
 """A run: a folder, the training that fills it, and what remains when it is over.
 
-config.json    what was asked for, and the number of steps it was turned into
+config.json    what was asked for, and the number of steps it was turned into, unless it was minutes
 metrics.jsonl  one line per event
 checkpoint.pt  everything needed to go on, and the best weights so far
 result.json    the scores, once the run is complete
@@ -32,18 +32,21 @@ from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import ALONE
 from shalab.presets import Budget, Preset
-from shalab.train import Event, StepEvent, TrainConfig, Trainer, steps_in_epochs, steps_in_minutes
+from shalab.train import Event, StepEvent, TrainConfig, Trainer
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All that determines a run. data is a corpus's name or a path; preset a name to show."""
+    """All that determines a run. data is a corpus's name or a path; preset a name to show.
+
+    total_steps is None if the budget is in minutes: then the clock tells, and the checkpoint remembers.
+    """
 
     preset: str
     data: str
     data_sha256: str
     seed: int
-    total_steps: int
+    total_steps: int | None
     budget: Budget
     model: ModelConfig
     train: TrainConfig
@@ -160,20 +163,19 @@ class Run(Background):
         budget: Budget | None = None,
         precision: Precision | None = None,
     ) -> "Run":
-        """A new run in `folder`, which must not hold one. A budget in minutes is calibrated here, for some seconds."""
+        """A new run in `folder`, which must not hold one."""
         folder, precision, budget = Path(folder), precision or Precision.pick(), budget or preset.budget
         if any((folder / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoint.pt")):
             raise InputError(f"{folder} already holds a run: add --resume to go on with it, or name another --out")
         corpus = load_corpus(data)
-        config = RunConfig(name, canonical(data), corpus.sha256, seed, 1, budget, preset.model, preset.train)
+        total_steps = budget.total_steps(len(corpus.split("train")), preset.train, seed)
+        config = RunConfig(name, canonical(data), corpus.sha256, seed, total_steps, budget, preset.model, preset.train)
         run = cls(folder, config, corpus, precision)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise InputError(f"cannot write to {folder} ({error.strerror}): name another --out") from error
-        run.config = replace(config, total_steps=run._total_steps(budget))
-        run.trainer = run._trainer(run.config)
         if precision.team.first:
             _write_json(folder / "config.json", asdict(run.config))
             _write_text(folder / "metrics.jsonl", "")
@@ -273,19 +275,13 @@ class Run(Background):
     def _trainer(self, config: RunConfig) -> Trainer:
         torch.manual_seed(config.seed)
         return Trainer(
-            SHARNN(config.model), self.corpus, config.train, self.precision, config.total_steps, config.seed, self._save
-        )
+            SHARNN(config.model), self.corpus, config.train, self.precision, config.total_steps or 1, config.seed,
+            self._save, config.budget.minutes,
+        )  # fmt: skip
 
     def _save(self, state: dict) -> None:
         if self.precision.team.first:
             save_checkpoint(self.folder / "checkpoint.pt", {"config": asdict(self.config), **state})
-
-    def _total_steps(self, budget: Budget) -> int:
-        if budget.steps is not None:
-            return int(budget.steps)
-        if budget.epochs is not None:
-            return steps_in_epochs(self.trainer.streams.n_positions, self.config.train, budget.epochs, self.config.seed)
-        return steps_in_minutes(self.trainer, budget.minutes)
 
 
 def read_metrics(folder: Path) -> list[dict]:

@@ -154,6 +154,7 @@ class Trainer:
 
     model, corpus   what learns from what
     total_steps     length of the run; the schedule is a function of it
+    minutes         the length instead, of training time: total_steps then follows the clock, see `steps_by_clock`
     seed            of dropout and of the drawn window lengths. The model was initialised before.
     save            called with `state_dict()` at each checkpoint
     """
@@ -164,15 +165,16 @@ class Trainer:
         corpus: Corpus,
         config: TrainConfig,
         precision: Precision,
-        total_steps: int,
+        total_steps: int = 1,
         seed: int = 0,
         save: Callable[[dict], None] = lambda state: None,
+        minutes: float | None = None,
     ):
         keep_freed_memory()
         self.model = precision.place(model)
         model.checkpoint_blocks = config.checkpoint_blocks
         self.corpus, self.config, self.precision, self.save = corpus, config, precision, save
-        self.total_steps, self.seed = total_steps, seed
+        self.total_steps, self.minutes, self.seed = total_steps, minutes, seed
         self.optimizer = Lamb(
             model.parameters(), lr=config.lr, weight_decay=config.weight_decay, min_trust=config.min_trust
         )
@@ -184,8 +186,8 @@ class Trainer:
         self.share = self.team.share(config.batch_size)
         self.streams = Streams(corpus.split("train"), config.batch_size, self.share)
         self.window_generator = torch.Generator().manual_seed(seed)
-        self.step = self.scored_step = self.n_bytes = self.cursor = 0
-        self.elapsed_s = 0.0
+        self.step = self.n_scores = self.n_bytes = self.cursor = 0
+        self.elapsed_s, self.cooled = 0.0, False
         self.state: State | None = None
         self._window: tuple[int, Tensor, Tensor, Tensor] | None = None  # the next: position, generator before it, x, y
         self._unread: list[tuple[Tensor, Tensor]] = []  # loss and gradient norm of updates that nobody waited for
@@ -203,8 +205,10 @@ class Trainer:
                 if self.config.sample_bytes:
                     yield self.sample()
             else:
-                if self.config.restart_from_best and self.step == self._cooldown_start() and self.best_bpc < math.inf:
-                    self.model.load_state_dict(self.best)
+                if not self.cooled and self._cooldown_begins():
+                    self.cooled = True
+                    if self.best_bpc < math.inf:
+                        self.model.load_state_dict(self.best)
                 if event := self.update():
                     yield event
                 if self.step % math.ceil(self.total_steps / N_TRUST_EVENTS) == 0:
@@ -249,8 +253,14 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
-        self.elapsed_s += time.perf_counter() - began
+        took = time.perf_counter() - began
+        if self.step > 1:  # a closed lid, or Ctrl-Z: what holds up an update more than tenfold is no training time
+            took = min(took, 10 * self.config.log_every * self.elapsed_s / (self.step - 1))
+        self.elapsed_s += took
         if due:
+            if self.minutes:
+                elapsed_s = self.team.sum(self.elapsed_s) / self.team.size
+                self.total_steps = steps_by_clock(self.step, elapsed_s, self.minutes)
             return StepEvent(self.step, self.total_steps, self.n_bytes, loss_nats, lr, grad_norm, self.elapsed_s)
 
     def trust(self) -> TrustEvent:
@@ -291,7 +301,7 @@ class Trainer:
         )  # fmt: skip
         if math.isnan(bpc):
             return None
-        self.scored_step = self.step
+        self.n_scores = self._evaluations_by_now()
         best = bpc < self.best_bpc
         if best:
             self.best_bpc, self.best = bpc, self._weights()
@@ -395,18 +405,33 @@ class Trainer:
         return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
     def _evaluation_due(self) -> bool:
-        n = min(self.config.evaluations, self.total_steps)
-        return self.step * n // self.total_steps > self.scored_step * n // self.total_steps
+        return self._evaluations_by_now() > self.n_scores
 
-    def _cooldown_start(self) -> int | None:
-        return cooldown_start(self.total_steps) if self.config.schedule == "constant-then-half" else None
+    def _evaluations_by_now(self) -> int:
+        return self.step * min(self.config.evaluations, self.total_steps) // self.total_steps
+
+    def _cooldown_begins(self) -> bool:
+        config = self.config
+        restarts = config.restart_from_best and config.schedule == "constant-then-half"
+        return restarts and self.step >= cooldown_start(self.total_steps)
 
 
-_COUNTERS = ("step", "scored_step", "n_bytes", "cursor", "elapsed_s", "best_bpc")
+_COUNTERS = ("step", "total_steps", "n_scores", "cooled", "n_bytes", "cursor", "elapsed_s", "best_bpc")
 
 
-def steps_in_epochs(n_positions: int, config: TrainConfig, epochs: float, seed: int) -> int:
-    """Updates that `epochs` passes over streams of `n_positions` take: the window lengths are drawn once more."""
+def steps_by_clock(step: int, elapsed_s: float, minutes: float) -> int:
+    """As many steps in all as `minutes` will hold at the mean speed so far; `step` itself when they are over.
+
+    Asked for again and again, it makes step / total_steps, and with it the schedule, the share of the time that has
+    passed, however the machine's speed varies.
+    """
+    left_s = 60 * minutes - elapsed_s
+    return step + max(1, round(step * left_s / elapsed_s)) if left_s > 0 else step
+
+
+def steps_in_epochs(n_train: int, config: TrainConfig, epochs: float, seed: int) -> int:
+    """Updates that `epochs` passes over n_train bytes take: the window lengths are drawn once more."""
+    n_positions = n_train // config.batch_size - 1
     generator = torch.Generator().manual_seed(seed)
     windows, left = 0, round(n_positions * epochs)
     while left > 0:
@@ -416,18 +441,3 @@ def steps_in_epochs(n_positions: int, config: TrainConfig, epochs: float, seed: 
             length = min(length, cursor)
             cursor, left, windows = cursor - length, left - length, windows + 1
     return math.ceil(windows / config.accumulate)
-
-
-def steps_in_minutes(trainer: Trainer, minutes: float, least_s: float = 4.0) -> int:
-    """Updates that fit into `minutes`: measured on a trainer that is thrown away afterwards.
-
-    The memory is filled first, since a step costs less while it is empty. Several processes agree.
-    """
-    team = trainer.team
-    for _ in range(math.ceil(trainer.model.max_context / trainer.config.bptt) + 2):
-        trainer.update()
-    first, began = trainer.step, trainer.elapsed_s
-    while team.any(trainer.elapsed_s - began < least_s or trainer.step - first < 3):
-        trainer.update()
-    elapsed_s = team.sum(trainer.elapsed_s - began) / team.size
-    return max(1, round(minutes * 60 * (trainer.step - first) / elapsed_s))

@@ -143,7 +143,7 @@ def test_cool_down_begins_from_the_best_weights(text, precision):
 @pytest.mark.parametrize("epochs", [0.5, 1, 2.3])
 def test_epochs_become_steps(text, precision, epochs):
     trainer = make_trainer(text, precision)
-    n_positions, steps = trainer.streams.n_positions, steps_in_epochs(trainer.streams.n_positions, RECIPE, epochs, 2)
+    n_positions, steps = trainer.streams.n_positions, steps_in_epochs(2003 * 90 // 100, RECIPE, epochs, 2)
     for _ in range(steps):
         trainer.update()
     assert epochs * n_positions <= trainer.n_bytes / 5 < epochs * n_positions + 17
@@ -278,17 +278,78 @@ def test_an_exported_run_is_small_and_scores_the_same(path, preset, precision, t
         export(tmp_path / "a", tmp_path / "b")
 
 
-def test_minutes_become_a_fixed_number_of_steps(path, preset, precision, tmp_path, monkeypatch):
-    monkeypatch.setattr("shalab.train.time.perf_counter", itertools.count(0, 0.5).__next__)  # an update takes 0.5 s
-    run = Run.create(tmp_path / "a", "own", preset, path, 3, Budget(minutes=1), precision)
-    assert run.config.total_steps == 120 == json.loads((tmp_path / "a" / "config.json").read_text())["total_steps"]
-    assert run.trainer.step == 0 and run.trainer.total_steps == 120
-    loss_nats = run.trainer.update().loss_nats
-    run.trainer = run._trainer(run.config)
-    other = Run.create(tmp_path / "b", "own", preset, path, 3, Budget(steps=120), precision)
-    for a, b in zip(run.trainer.model.parameters(), other.trainer.model.parameters(), strict=True):
-        assert torch.equal(a, b)  # calibration left no trace
-    assert loss_nats == other.trainer.update().loss_nats
+class Clock:
+    """In place of `time` for the training loop: its update number n, counted from 1, takes took(n) seconds."""
+
+    def __init__(self, took):
+        self.took, self.now, self.calls = took, 0.0, 0
+
+    def perf_counter(self):
+        self.calls += 1
+        if self.calls % 2 == 0:
+            self.now += self.took(self.calls // 2)
+        return self.now
+
+
+SPEEDS = {
+    "even": lambda n: 0.5,
+    "a slow beginning": lambda n: 5.0 if n <= 4 else 0.25,
+    "a fast beginning": lambda n: 0.25 if n <= 40 else 1.0,
+    "changing": lambda n: 0.25 * (1 + n * n % 7),
+}
+
+
+@pytest.mark.parametrize("speed", SPEEDS)
+def test_the_schedule_of_a_run_of_minutes_follows_the_clock(text, precision, monkeypatch, speed):
+    monkeypatch.setattr("shalab.train.time", Clock(SPEEDS[speed]))
+    recipe = replace(RECIPE, schedule="cosine", warmup_steps=0)
+    trainer = make_trainer(text, precision, recipe=recipe, minutes=1.0)
+    events = list(trainer.events())
+    steps = [event for event in events if isinstance(event, StepEvent)]
+    took = [SPEEDS[speed](step.step) for step in steps]
+    assert 60 <= sum(took) < 60 + took[-1] and trainer.elapsed_s == pytest.approx(sum(took))
+    for before, step in itertools.pairwise(steps):  # the rate is that of the share of the minute that was over
+        assert step.lr == pytest.approx(5e-3 * (1 + math.cos(math.pi * before.elapsed_s / 60)), abs=3e-4)
+    scores = [event.elapsed_s for event in events if isinstance(event, EvalEvent)]
+    assert len(scores) == 3 and all(20 * k <= s <= 20 * k + max(took) for k, s in enumerate(scores, 1))
+    assert events[-1] == EndEvent(len(steps), "finished")
+
+
+def test_what_holds_up_an_update_is_no_training_time(text, precision, monkeypatch):
+    """Ctrl-Z for an hour: ten updates' time is counted, not an hour, which would end the run at its highest rate."""
+    monkeypatch.setattr("shalab.train.time", Clock(lambda n: 3600 if n == 50 else 0.5))
+    trainer = make_trainer(text, precision, minutes=1.0)
+    ended = list(trainer.events())[-1]
+    assert ended == EndEvent(120 - 9, "finished") and trainer.elapsed_s == pytest.approx(60)
+
+
+def test_the_cool_down_of_a_run_of_minutes_begins_once(text, precision, monkeypatch):
+    """Though one slow update passes over the step at which it would have begun."""
+    monkeypatch.setattr("shalab.train.time", Clock(lambda n: 3.0 if n == 102 else 0.5))
+    trainer = make_trainer(text, precision, minutes=1.0)
+    loaded = []
+    monkeypatch.setattr(trainer.model, "load_state_dict", lambda state: loaded.append(trainer.elapsed_s))
+    list(trainer.events())
+    assert loaded == [pytest.approx(53.5)]  # 32 / 37 of 60 s is 51.9 s
+
+
+@pytest.mark.parametrize("k", [1, 13, 50, 71])
+def test_resuming_a_run_of_minutes_is_exact(path, preset, precision, tmp_path, monkeypatch, k):
+    speed = SPEEDS["changing"]
+    runs = []
+    for name in "ab":
+        monkeypatch.setattr("shalab.train.time", Clock(speed))
+        run = Run.create(tmp_path / name, "own", preset, path, 3, Budget(minutes=1), precision)
+        for event in run.events():
+            if name == "b" and event.step == k:
+                run.stop.set()
+        runs.append(run)
+    monkeypatch.setattr("shalab.train.time", Clock(lambda n: speed(n + k)))
+    resumed = Run.resume(tmp_path / "b", precision)
+    assert resumed.config.total_steps is None and resumed.trainer.total_steps == runs[1].trainer.total_steps > k
+    list(resumed.events())
+    assert resumed.trainer.elapsed_s == pytest.approx(runs[0].trainer.elapsed_s)
+    _same(runs[0], resumed)
 
 
 def test_a_crash_while_writing_keeps_the_checkpoint(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ from shalab.model import SHARNN, ModelConfig
 from shalab.optim import Lamb
 from shalab.plan import multiply_adds
 from shalab.presets import PRESETS
-from shalab.train import EvalEvent, Trainer
+from shalab.train import EvalEvent, Trainer, steps_by_clock
 
 LAPTOP, PAPER = PRESETS["laptop"], PRESETS["paper"]
 WIDTH_256 = ModelConfig(d_model=256, d_boom=1024)
@@ -315,8 +315,7 @@ def bench_learning(budgets: list[float], slice_s: float = 2.0) -> list[dict]:
                 until = min(run.elapsed_s + slice_s, budget_s)
                 while run.elapsed_s < until:
                     run.update()
-                # The schedule follows the clock: as many steps in all as there will be at the speed so far.
-                run.total_steps = max(run.step + 1, round(run.step * budget_s / run.elapsed_s))
+                run.total_steps = steps_by_clock(run.step, run.elapsed_s, minutes)
         for name, run in runs.items():
             score = run.evaluate()
             rows.append(

@@ -76,7 +76,7 @@ class Dashboard(Widget):
             if run:
                 run.listener = self  # events that come from here on wait for the lock
             if hasattr(run, "metrics"):
-                history = History(run.metrics(), run.config.total_steps)
+                history = History(run.metrics(), run.config.total_steps or 0)
             super().__init__(references=references or {}, controls=run is not None, history=history)
             self._sent = self._counts()
         self.on_msg(self._on_message)
