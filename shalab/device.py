@@ -74,6 +74,15 @@ class Precision:
             return x.pin_memory().to(self.device, non_blocking=True)
         return x.to(self.device)
 
+    def row_dtype(self, n_rows: int) -> torch.dtype:
+        """The format of matrices that products of so few rows read fastest.
+
+        A CPU's bfloat16 products are made for many rows. For one, it reads a float16 matrix in half of their time, at
+        the speed of its memory.
+        """
+        alone = n_rows == 1 and self.device.type == "cpu" and self.dtype == torch.bfloat16
+        return torch.float16 if alone else self.dtype
+
     def random_state(self) -> dict[str, Tensor]:
         """Of every generator that training draws from."""
         state = {"cpu": torch.get_rng_state()}

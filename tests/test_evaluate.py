@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from shalab import SHARNN, InputError, ModelConfig
 from shalab.baselines import baselines, compressed_size
 from shalab.corpus import load_corpus
+from shalab.device import Precision
 from shalab.evaluate import Dynamic, charges, dynamic_charges, dynamic_evaluate, evaluate
 from shalab.generate import as_text, generate, generate_batch, sample
 from shalab.metrics import bits_per_byte, perplexity
@@ -175,6 +176,25 @@ def test_generation_repeats_by_seed_and_leaves_the_global_generator(small, preci
     assert torch.equal(after, torch.rand(()))
     assert first == list(generate(small, b"a", 40, precision, seed=3))
     assert first != list(generate(small, b"a", 40, precision, seed=4))
+
+
+@pytest.mark.parametrize("n_prompts, dtype, most", [(1, torch.float16, 0.05), (2, torch.bfloat16, 0.15)])
+def test_generating_in_bfloat16_on_a_cpu(roomy, monkeypatch, n_prompts, dtype, most):
+    """One prompt's matrices are float16, which rounds less; the bytes are prescribed, their logits those of float32."""
+    text, prompt = torch.randint(256, (31,)), b"the town"
+    seen = []
+
+    def take(logits, *_):
+        seen.append(logits.clone())
+        return text[len(seen) - 1].expand(n_prompts)
+
+    monkeypatch.setattr("shalab.generate.sample", take)
+    half = Precision(torch.device("cpu"), torch.bfloat16)
+    assert len(list(generate_batch(roomy, [prompt] * n_prompts, 31, half))) == 31
+    expected, _ = roomy(torch.cat([torch.tensor(list(prompt)), text]).unsqueeze(1))
+    errors = torch.stack(seen[1:])[:, 0] - expected[len(prompt) : -1, 0]
+    assert seen[0].dtype == torch.bfloat16 and {logits.dtype for logits in seen[1:]} == {dtype}
+    assert errors.abs().max() < most
 
 
 def test_broken_bytes_become_valid_text():
