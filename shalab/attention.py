@@ -179,7 +179,8 @@ class AttentionHead(nn.Module):
             for q_head, c in zip(*heads, strict=True):
                 weights = (q_head @ c.T).softmax(-1)  # (1, K); of matrices: with a vector bfloat16 takes twice as long
                 reads.append(weights @ c)  # (1, D / N)
-        return self.value_gate() * torch.cat(reads, -1).view(h.shape).to(h.dtype)
+        read = torch.cat(reads, -1).view(h.shape).to(h.dtype)  # a memory keeps the format in which it was written
+        return self.value_gate() * read
 
     def _query(self, h: Tensor, drop: Dropout) -> Tensor:
         """(T, B, D) -> (T, B, D), scaled, and with the keys' gate on it"""

@@ -10,7 +10,7 @@ from shalab.errors import InputError
 from shalab.model import SHARNN, ModelConfig
 
 FORMAT = "shalab checkpoint"
-VERSION = 1
+VERSION = 2
 
 
 def save_checkpoint(path: Path, content: dict) -> None:

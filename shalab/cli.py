@@ -98,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
         "--compile",
         action="store_true",
         default=None,
-        help="torch.compile: some minutes first, then perhaps faster updates on a GPU (not on a CPU)",
+        help="torch.compile: some minutes first, which --minutes counts, then perhaps faster on a GPU (not on a CPU)",
     )
     train.add_argument("--lr", type=float, help="learning rate (default: the preset's)")
     train.set_defaults(command=train_command)
@@ -202,11 +202,10 @@ def _train(options, precision: Precision) -> None:
     options.resume |= restarted and options.out is not None and (Path(options.out) / "config.json").exists()
     run = _resumed(options, precision) if options.resume else _created(options, precision)
     trainer = run.trainer
-    length = f"{trainer.minutes:g} minutes" if trainer.minutes else f"{trainer.total_steps:,} steps"
     print(
         f"{run.config.preset} on {run.corpus.name} ({len(run.corpus):,} bytes), "
         f"{trainer.model.n_parameters:,} parameters, {precision}, seed {run.config.seed}, "
-        f"{length} -> {run.folder}"
+        f"{run.config.budget} -> {run.folder}"
     )
     with stop_on_interrupt(run.stop):
         try:

@@ -92,7 +92,7 @@ def _laptop_trainer() -> Trainer:
 
 
 def _fill_memory(trainer: Trainer) -> None:
-    """Until the memory is full, a step costs less."""
+    """Updates until the memory is full: before that, one costs less."""
     for _ in range(trainer.model.max_context // trainer.config.bptt + 2):
         trainer.update()
 

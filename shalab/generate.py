@@ -79,16 +79,21 @@ def generate_batch(
 def _continue(model, prompts, n_bytes, precision, temperature, top_k, top_p, seed):
     generator = torch.Generator().manual_seed(seed)
     # A matrix less to read for every byte, and all of them in the format of products, which autocast would round to
-    # once more for every byte. A single prompt's bytes, once it has been read, are products of one row.
-    model = copy.deepcopy(model).collapse().eval().to(precision.dtype)
-    read = [_read(model, precision.place(torch.tensor(list(prompt)))) for prompt in prompts]
-    logits, state = torch.stack([logits for logits, _ in read]), _beside([state for _, state in read])
+    # once more for every byte.
+    model = copy.deepcopy(model).collapse().eval()
+    logits, state = _read_all(copy.deepcopy(model).to(precision.dtype), prompts, precision)
     model.to(precision.row_dtype(len(prompts)))
     for _ in range(n_bytes):
         ids = sample(logits, temperature, top_k, top_p, generator)  # (B,)
         yield ids.tolist()
         logits, state = model(precision.place(ids).unsqueeze(0), state)  # (1, B, V)
         logits = logits[0]
+
+
+def _read_all(model: SHARNN, prompts: Sequence[bytes], precision: Precision) -> tuple[Tensor, State]:
+    """Prompts -> logits of their next bytes (B, V), and the state after them"""
+    read = [_read(model, precision.place(torch.tensor(list(prompt)))) for prompt in prompts]
+    return torch.stack([logits for logits, _ in read]), _beside([state for _, state in read])
 
 
 def _read(model: SHARNN, ids: Tensor) -> tuple[Tensor, State]:

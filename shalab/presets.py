@@ -20,6 +20,10 @@ class Budget:
         if len(given) != 1 or not next(iter(given.values())) > 0:
             raise InputError(f"a budget is exactly one of minutes, steps and epochs, above 0; got {given or 'none'}")
 
+    def __str__(self) -> str:
+        name, value = next((name, value) for name, value in vars(self).items() if value is not None)
+        return f"{value:,} {name}".replace(".0 ", " ")
+
     def total_steps(self, n_train: int, train: TrainConfig, seed: int) -> int | None:
         """Updates in all, on n_train bytes; None for minutes, which only the clock can tell."""
         if self.epochs is not None:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy
 import torch
 
-from shalab.checkpoint import export_weights, load_checkpoint, save_checkpoint
+from shalab.checkpoint import VERSION, export_weights, load_checkpoint, save_checkpoint
 from shalab.corpus import Corpus, canonical, load_corpus
 from shalab.device import Precision, dismiss_helpers
 from shalab.errors import InputError
@@ -37,9 +37,9 @@ from shalab.train import Event, StepEvent, TrainConfig, Trainer
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All that determines a run. data is a corpus's name or a path; preset a name to show.
+    """All that determines a run, but for the clock of one of minutes, whose total_steps is None.
 
-    total_steps is None if the budget is in minutes: then the clock tells, and the checkpoint remembers.
+    data is a corpus's name or a path; preset a name to show.
     """
 
     preset: str
@@ -203,6 +203,8 @@ class Run(Background):
                 raise InputError(f"{path} belongs to another configuration than {folder / 'config.json'}")
             if "optimizer" not in content:
                 raise InputError(f"{folder} was exported: it holds weights to use, not a run to resume")
+            if content["version"] < VERSION:
+                raise InputError(f"{path} is of an older shalab: finish the run there, or begin another with --out")
             run.trainer.load_state_dict(content)
             step = run.trainer.step
         kept = [line for line in run.metrics() if line["step"] <= step]

@@ -86,9 +86,10 @@ class TrainConfig:
 class StepEvent:
     """An update, or the last of `log_every`.
 
-    loss_nats  mean per byte, before the update
-    grad_norm  before clipping
-    elapsed_s  training time, evaluations excluded
+    total_steps  of a run of minutes, as many as it will have at the speed so far
+    loss_nats    mean per byte, before the update
+    grad_norm    before clipping
+    elapsed_s    training time, without evaluations and without what held it up
     """
 
     step: int
@@ -142,7 +143,7 @@ class EndEvent:
 
 Event = StepEvent | TrustEvent | EvalEvent | SampleEvent | CheckpointEvent | EndEvent
 
-N_TRUST_EVENTS = 100  # in a run, evenly spread
+N_TRUST_EVENTS = 100  # in a run, about, and evenly spread
 
 
 class NonFiniteError(ArithmeticError):
@@ -186,10 +187,11 @@ class Trainer:
         self.share = self.team.share(config.batch_size)
         self.streams = Streams(corpus.split("train"), config.batch_size, self.share)
         self.window_generator = torch.Generator().manual_seed(seed)
-        self.step = self.n_scores = self.n_bytes = self.cursor = 0
+        self.step = self.scored = self.n_bytes = self.cursor = 0
         self.elapsed_s, self.cooled = 0.0, False
         self.state: State | None = None
         self._window: tuple[int, Tensor, Tensor, Tensor] | None = None  # the next: position, generator before it, x, y
+        self._updates, self._updates_s = 0, 0.0  # of this process, however long the run has been elsewhere
         self._unread: list[tuple[Tensor, Tensor]] = []  # loss and gradient norm of updates that nobody waited for
         self.best_bpc, self.best = math.inf, self._weights()
         self._seed()
@@ -254,8 +256,10 @@ class Trainer:
         self.scaler.update()
         self.step += 1
         took = time.perf_counter() - began
-        if self.step > 1:  # a closed lid, or Ctrl-Z: what holds up an update more than tenfold is no training time
-            took = min(took, 10 * self.config.log_every * self.elapsed_s / (self.step - 1))
+        if self._updates:  # what holds up an update more than tenfold, such as Ctrl-Z, is no training time
+            took = min(took, 10 * self.config.log_every * self._updates_s / self._updates)
+        self._updates += 1
+        self._updates_s += took
         self.elapsed_s += took
         if due:
             if self.minutes:
@@ -301,7 +305,7 @@ class Trainer:
         )  # fmt: skip
         if math.isnan(bpc):
             return None
-        self.n_scores = self._evaluations_by_now()
+        self.scored = self._evaluations_by(self.step)
         best = bpc < self.best_bpc
         if best:
             self.best_bpc, self.best = bpc, self._weights()
@@ -364,9 +368,8 @@ class Trainer:
 
     def _due(self, step: int) -> bool:
         """Whether the update that leads to `step` is waited for."""
-        n = min(self.config.evaluations, self.total_steps)
         every = (self.config.log_every, self.config.checkpoint_every, math.ceil(self.total_steps / N_TRUST_EVENTS))
-        return any(step % k == 0 for k in every) or step * n // self.total_steps > (step - 1) * n // self.total_steps
+        return any(step % k == 0 for k in every) or self._evaluations_by(step) > self._evaluations_by(step - 1)
 
     def _read(self) -> tuple[float, float]:
         """Mean loss of the updates not read yet and the last one's gradient norm; waits for the device."""
@@ -405,10 +408,10 @@ class Trainer:
         return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
     def _evaluation_due(self) -> bool:
-        return self._evaluations_by_now() > self.n_scores
+        return self._evaluations_by(self.step) > self.scored
 
-    def _evaluations_by_now(self) -> int:
-        return self.step * min(self.config.evaluations, self.total_steps) // self.total_steps
+    def _evaluations_by(self, step: int) -> int:
+        return step * self.config.evaluations // self.total_steps
 
     def _cooldown_begins(self) -> bool:
         config = self.config
@@ -416,17 +419,16 @@ class Trainer:
         return restarts and self.step >= cooldown_start(self.total_steps)
 
 
-_COUNTERS = ("step", "total_steps", "n_scores", "cooled", "n_bytes", "cursor", "elapsed_s", "best_bpc")
+_COUNTERS = ("step", "total_steps", "scored", "cooled", "n_bytes", "cursor", "elapsed_s", "best_bpc")
 
 
 def steps_by_clock(step: int, elapsed_s: float, minutes: float) -> int:
     """As many steps in all as `minutes` will hold at the mean speed so far; `step` itself when they are over.
 
-    Asked for again and again, it makes step / total_steps, and with it the schedule, the share of the time that has
-    passed, however the machine's speed varies.
+    Asked for again and again, it makes step / total_steps, and with it the schedule but for the warm-up, the share of
+    the time that has passed, however the machine's speed varies.
     """
-    left_s = 60 * minutes - elapsed_s
-    return step + max(1, round(step * left_s / elapsed_s)) if left_s > 0 else step
+    return max(step, math.ceil(step * 60 * minutes / elapsed_s))
 
 
 def steps_in_epochs(n_train: int, config: TrainConfig, epochs: float, seed: int) -> int:

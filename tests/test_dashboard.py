@@ -215,6 +215,10 @@ def test_history_holds_all_scores_and_averages_all_steps():
     assert history.trust[0] == (10, 850, pytest.approx(1.0), 0.25, 0.5, 5.0)
     assert history.points.last == pytest.approx((31, 2635, 3.1, 3.0, 1e-3, 0.7, 850))
     assert history.sample == "sample 30\n\xc3\xa9" and history.state == "finished" and history.seconds_left == 0
+    rare = History(
+        line for line in recorded(300) if line["event"] == "step" and line["step"] % 10 == 0 and line["step"] < 201
+    )
+    assert rare.seconds_left == pytest.approx(10.0)  # 100 updates of 0.1 s
     bpcs = [8.0, 1.0, 5.0]
     uneven = History({**line, "bpc": bpc} for line, bpc in zip(recorded(3), bpcs, strict=False))
     weights = [0.95**2, 0.95, 1]  # of the unbiased average, by hand

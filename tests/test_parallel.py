@@ -167,3 +167,13 @@ def test_torchrun_restarts_from_the_last_checkpoint(path, tmp_path):
     assert launcher.returncode == 0, errors
     assert [line["step"] for line in lines(out)] == list(range(1, 701))
     assert output.count("bits per byte") == 1 and (out / "result.json").exists()
+
+
+def test_two_processes_agree_on_the_length_of_a_run_of_minutes(path, tmp_path):
+    out = tmp_path / "run"
+    launcher = torchrun(path, out, "--minutes", "0.05")
+    output, errors = launcher.communicate(timeout=240)
+    assert launcher.returncode == 0, errors
+    *_, last = lines(out)
+    assert last["step"] == last["total_steps"] == load_checkpoint(out)["step"] and last["elapsed_s"] > 2
+    assert "tiny on own.txt (2,003 bytes)" in output and "0.05 minutes -> " in output

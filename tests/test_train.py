@@ -323,6 +323,18 @@ def test_what_holds_up_an_update_is_no_training_time(text, precision, monkeypatc
     assert ended == EndEvent(120 - 9, "finished") and trainer.elapsed_s == pytest.approx(60)
 
 
+def test_a_slower_machine_is_not_held_up(path, preset, precision, tmp_path, monkeypatch):
+    """Resumed where an update takes eighty times as long, a run still ends when its minute is over."""
+    monkeypatch.setattr("shalab.train.time", Clock(lambda n: 0.125))
+    run = Run.create(tmp_path / "a", "own", preset, path, 3, Budget(minutes=1), precision)
+    for event in run.events():
+        if event.step == 80:
+            run.stop.set()
+    monkeypatch.setattr("shalab.train.time", Clock(lambda n: 10.0))
+    resumed = Run.resume(tmp_path / "a", precision)
+    assert list(resumed.events())[-1] == EndEvent(85, "finished") and resumed.trainer.elapsed_s == pytest.approx(60)
+
+
 def test_the_cool_down_of_a_run_of_minutes_begins_once(text, precision, monkeypatch):
     """Though one slow update passes over the step at which it would have begun."""
     monkeypatch.setattr("shalab.train.time", Clock(lambda n: 3.0 if n == 102 else 0.5))
@@ -369,7 +381,7 @@ def test_checkpoints_hold_no_pickled_objects(path, preset, precision, tmp_path):
     run = Run.create(tmp_path / "a", "own", preset, path, precision=precision)
     list(run.events())
     content = torch.load(tmp_path / "a" / "checkpoint.pt", weights_only=True)
-    assert content["version"] == 1 and content["config"]["model"]["d_model"] == 11
+    assert content["version"] == 2 and content["config"]["model"]["d_model"] == 11
 
 
 @pytest.mark.parametrize("fault", ["missing", "cut", "foreign", "text", "newer"])
@@ -384,16 +396,26 @@ def test_bad_checkpoints(tmp_path, fault):
     elif fault == "text":
         path.write_text("not a checkpoint\n")
     elif fault == "newer":
-        torch.save({"format": "shalab checkpoint", "version": 2}, path)
+        torch.save({"format": "shalab checkpoint", "version": 3}, path)
     message = {
         "missing": "no checkpoint at",
         "cut": "is cut short or no checkpoint",
         "foreign": "is not a checkpoint of shalab",
         "text": "is cut short or no checkpoint",
-        "newer": "has format version 2, this shalab reads up to 1",
+        "newer": "has format version 3, this shalab reads up to 2",
     }[fault]
     with pytest.raises(InputError, match=message):
         load_checkpoint(path)
+
+
+def test_resume_refuses_a_run_of_an_older_version(path, preset, precision, tmp_path, monkeypatch):
+    run = Run.create(tmp_path / "a", "own", preset, path, precision=precision)
+    monkeypatch.setattr("shalab.checkpoint.VERSION", 1)
+    list(run.events())
+    before = (tmp_path / "a" / "checkpoint.pt").read_bytes()
+    with pytest.raises(InputError, match="older shalab: finish the run there"):
+        Run.resume(tmp_path / "a", precision)
+    assert (tmp_path / "a" / "checkpoint.pt").read_bytes() == before
 
 
 def test_resume_refuses_another_configuration(path, preset, precision, tmp_path):
@@ -428,6 +450,15 @@ def test_bad_recipes(change, message):
 def test_a_budget_is_one_positive_number(budget):
     with pytest.raises(InputError, match="exactly one of minutes, steps and epochs"):
         Budget(**budget)
+
+
+@pytest.mark.parametrize("budget", ["10 minutes", "0.5 minutes", "4,800 steps", "37 epochs"])
+def test_a_budget_in_words(budget):
+    value, name = budget.split()
+    assert (
+        str(Budget(**{name: float(value.replace(",", "")) if name == "minutes" else int(value.replace(",", ""))}))
+        == budget
+    )
 
 
 def test_trust_ratios_are_those_that_moved_the_weights(text, precision):

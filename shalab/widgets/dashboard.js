@@ -98,7 +98,8 @@ export default () => {
         bar.value = store.total_steps ? step / store.total_steps : 0;
         state.textContent = STATES[store.state] ?? store.state;
         figures.textContent = [
-          `step ${step.toLocaleString("en")} of ${store.total_steps.toLocaleString("en")}`, `${short(nBytes)} bytes`,
+          `step ${step.toLocaleString("en")}${store.total_steps ? ` of ${store.total_steps.toLocaleString("en")}` : ""}`,
+          `${short(nBytes)} bytes`,
           speed ? `${short(speed)} bytes/s` : null,
           alive && store.seconds_left != null ? `${clock(store.seconds_left)} left` : null,
         ].filter(Boolean).join(" · ");

@@ -70,9 +70,9 @@ class History:
         match line["event"]:
             case "step" if line["step"] > self.place[0]:
                 self.state, self.total_steps = "running", line["total_steps"]
-                _, n_bytes, elapsed_s = self.place
+                step, n_bytes, elapsed_s = self.place
                 read, took = self._bytes(line["n_bytes"] - n_bytes), self._seconds(line["elapsed_s"] - elapsed_s)
-                self.seconds_left = (self.total_steps - line["step"]) * took
+                self.seconds_left = (self.total_steps - line["step"]) * took / (line["step"] - step)
                 bpc = self._bpc(line["bpc"])
                 speed = read / took if took else 0.0
                 where = (line["step"], line["n_bytes"], line["elapsed_s"])
