@@ -1,10 +1,10 @@
-"""Min-trust LAMB and learning-rate schedules."""
+"""Min-trust LAMB, AdamW beside it, and learning-rate schedules."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from shalab.device import cache_groups
@@ -92,6 +92,20 @@ class Lamb(Optimizer):
         for p, *values in zip(params, w_norm, u_norm, ratio, strict=True):
             self.state[p].update(zip(("weight_norm", "update_norm", "trust_ratio"), values, strict=True))
 
+
+def adamw(
+    parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.99)
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2017), whose decay spares vectors, as nanoGPT's does: biases, gains and gates."""
+    parameters = list(parameters)
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+
+
+OPTIMIZERS = ("lamb", "adamw")
 
 # A schedule maps (step, total_steps) to a factor on the learning rate. Steps count from 0.
 

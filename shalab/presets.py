@@ -1,6 +1,6 @@
 """Named recipes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shalab.errors import InputError
 from shalab.model import ModelConfig
@@ -45,13 +45,16 @@ _LAPTOP = TrainConfig(
     bptt=64, lr=5e-3, schedule="cosine", warmup_steps=100, restart_from_best=False, evaluations=10,
 )  # fmt: skip
 
+_LAPTOP_MODEL = ModelConfig(
+    d_model=256, d_boom=1024, n_layers=2, attention_layers=(0,), max_context=1024,
+    dropout=0.05, dropout_input=0.05, dropout_hidden=0.05, init_scale=1.0, induction=True,
+)  # fmt: skip
+
 PRESETS = {
-    "laptop": Preset(
-        ModelConfig(
-            d_model=256, d_boom=1024, n_layers=2, attention_layers=(0,), max_context=1024,
-            dropout=0.05, dropout_input=0.05, dropout_hidden=0.05, init_scale=1.0, induction=True,
-        ),
-        _LAPTOP,
+    "laptop": Preset(_LAPTOP_MODEL, _LAPTOP, Budget(minutes=5)),
+    "laptop-adamw": Preset(
+        _LAPTOP_MODEL,
+        replace(_LAPTOP, optimizer="adamw", min_trust=None, lr=2e-3, weight_decay=0.1),
         Budget(minutes=5),
     ),
     "paper": Preset(ModelConfig(), _PAPER, Budget(epochs=37)),

@@ -17,7 +17,7 @@ from shalab.device import Precision, compiled, keep_freed_memory, to_host
 from shalab.errors import InputError
 from shalab.generate import generate
 from shalab.model import SHARNN, State
-from shalab.optim import SCHEDULES, Lamb, cooldown_start
+from shalab.optim import OPTIMIZERS, SCHEDULES, Lamb, adamw, cooldown_start
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,13 @@ class TrainConfig:
     bptt              T, bytes per stream and window
     vary_bptt         draw each window's length near bptt or its half, as `draw_bptt` says
     accumulate        windows per update
+    optimizer         "lamb" or "adamw"
     lr                learning rate, before the schedule
     schedule          "constant-then-half" (the paper's), "cosine" or "linear"
     warmup_steps      steps of linear warm-up
     restart_from_best begin the cool-down of "constant-then-half" from the best weights so far
-    weight_decay      added to LAMB's update
-    min_trust         floor of LAMB's trust ratio; None for ordinary LAMB
+    weight_decay      added to LAMB's update; AdamW's, of matrices only
+    min_trust         floor of LAMB's trust ratio; None for ordinary LAMB, and for AdamW
     clip              largest norm of the whole gradient
     evaluations       how often the valid split is scored, evenly spread over the run
     checkpoint_every  steps between checkpoints
@@ -49,6 +50,7 @@ class TrainConfig:
     bptt: int = 1024
     vary_bptt: bool = True
     accumulate: int = 1
+    optimizer: str = "lamb"
     lr: float = 2e-3
     schedule: str = "constant-then-half"
     warmup_steps: int = 800
@@ -76,8 +78,11 @@ class TrainConfig:
         for name in ("lr", "clip"):
             if not getattr(self, name) > 0:
                 faults.append(f"{name} must be above 0, got {getattr(self, name)!r}")
-        if self.schedule not in SCHEDULES:
-            faults.append(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in choices:
+                faults.append(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.optimizer == "adamw" and self.min_trust is not None:
+            faults.append(f"min_trust is LAMB's: with adamw it must be None, got {self.min_trust!r}")
         if faults:
             raise InputError("; ".join(faults))
 
@@ -122,7 +127,7 @@ class SampleEvent:
 
 @dataclass(frozen=True)
 class TrustEvent:
-    """What LAMB did to each tensor in the update before: name -> (weight_norm, update_norm, trust_ratio)."""
+    """What LAMB did to each tensor in the update before: name -> (weight_norm, update_norm, trust_ratio). AdamW: {}."""
 
     step: int
     tensors: dict[str, tuple[float, float, float]]
@@ -176,9 +181,12 @@ class Trainer:
         model.checkpoint_blocks = config.checkpoint_blocks
         self.corpus, self.config, self.precision, self.save = corpus, config, precision, save
         self.total_steps, self.minutes, self.seed = total_steps, minutes, seed
-        self.optimizer = Lamb(
-            model.parameters(), lr=config.lr, weight_decay=config.weight_decay, min_trust=config.min_trust
-        )
+        if config.optimizer == "lamb":
+            self.optimizer = Lamb(
+                model.parameters(), lr=config.lr, weight_decay=config.weight_decay, min_trust=config.min_trust
+            )
+        else:
+            self.optimizer = adamw(model.parameters(), config.lr, config.weight_decay)
         self.scaler = precision.scaler()
         self.team = precision.team
         self.parallel_model = self.team.model(self.model)
@@ -272,7 +280,7 @@ class Trainer:
         tensors = {
             name: tuple(self.optimizer.state[parameter][key].item() for key in names)
             for name, parameter in self.model.named_parameters()
-            if self.optimizer.state[parameter]  # none yet if float16's scaler skipped the update
+            if "trust_ratio" in self.optimizer.state[parameter]  # AdamW has none, nor an update that the scaler skipped
         }
         return TrustEvent(self.step, tensors)
 

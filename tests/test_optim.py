@@ -5,7 +5,7 @@ import torch
 
 from shalab import InputError, Lamb, optim
 from shalab.device import cache_groups
-from shalab.optim import constant_then_half, cosine, linear, warmup
+from shalab.optim import adamw, constant_then_half, cosine, linear, warmup
 
 SHAPES = [(3, 5), (7,), (), (2, 3, 11)]
 
@@ -109,3 +109,19 @@ def test_groups_keep_order_and_end_where_they_are_full():
     assert sizes == [[3, 5], [2, 11], [7]]
     assert cache_groups([]) == []
     assert len(cache_groups([torch.zeros(n, device="meta") for n in (3, 5, 2, 11, 7)], 7)) == 1
+
+
+def test_adamw_decays_matrices_only():
+    """Without a gradient nothing but the decay moves a weight; with one, the first step is lr long in each of them."""
+    matrix, vector = (torch.nn.Parameter(torch.randn(shape)) for shape in ((3, 5), (7,)))
+    before = matrix.detach().clone(), vector.detach().clone()
+    optimizer = adamw([matrix, vector], lr=0.25, weight_decay=0.1)
+    for p in (matrix, vector):
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert torch.allclose(matrix, 0.975 * before[0]) and torch.equal(vector, before[1])
+    optimizer = adamw([matrix, vector], lr=0.25, weight_decay=0.0)
+    before = vector.detach().clone()
+    matrix.grad, vector.grad = None, torch.tensor([3.0, -2.0, 1.0, -1.0, 5.0, -0.5, 7.0])
+    optimizer.step()
+    assert torch.allclose(vector, before - 0.25 * vector.grad.sign(), atol=1e-6)

@@ -182,6 +182,22 @@ def test_resume_is_exact(path, preset, precision, tmp_path, k):
     _same(straight, resumed)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])  # float16 scales the loss
+def test_resume_with_adamw_is_exact(path, preset, tmp_path, dtype):
+    precision = Precision.pick("cpu", dtype)
+    preset = replace(preset, train=replace(RECIPE, optimizer="adamw", min_trust=None, weight_decay=0.1))
+    straight = Run.create(tmp_path / "a", "own", preset, path, 3, precision=precision)
+    events = list(straight.events())
+    assert all(event.tensors == {} for event in events if isinstance(event, TrustEvent))
+    halted = Run.create(tmp_path / "b", "own", preset, path, 3, precision=precision)
+    for event in halted.events():
+        if event.step == 13:
+            halted.stop.set()
+    resumed = Run.resume(tmp_path / "b", precision)
+    list(resumed.events())
+    _same(straight, resumed)
+
+
 def _same(straight, resumed):
     for a, b in zip(straight.trainer.model.parameters(), resumed.trainer.model.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -438,6 +454,8 @@ def test_resume_refuses_another_configuration(path, preset, precision, tmp_path)
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
         ({"bptt": -5}, "bptt must be an integer of at least 1, got -5"),
         ({"lr": 0.0}, "lr must be above 0, got 0.0"),
+        ({"optimizer": "sgd"}, "optimizer must be one of lamb, adamw, got 'sgd'"),
+        ({"optimizer": "adamw"}, "min_trust is LAMB's: with adamw it must be None, got 0.25"),
         ({"schedule": "sine"}, "schedule must be one of constant-then-half, cosine, linear, got 'sine'"),
     ],
 )

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from shalab.corpus import Corpus
 from shalab.device import Precision
 from shalab.metrics import bits_per_byte
-from shalab.optim import warmup
+from shalab.optim import adamw, warmup
 
 # T window, B batch, D width, N heads, V vocabulary
 
@@ -101,13 +101,7 @@ class GPTTrainer:
         self.config, self.corpus, self.total_steps = config, corpus, total_steps
         self.precision = precision or Precision.pick("cpu", "float32")
         self.model = GPT(config)
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in self.model.parameters() if p.ndim == 2], "weight_decay": config.weight_decay},
-                {"params": [p for p in self.model.parameters() if p.ndim != 2], "weight_decay": 0.0},
-            ],
-            lr=config.lr, betas=config.betas, fused=True,
-        )  # fmt: skip
+        self.optimizer = adamw(self.model.parameters(), config.lr, config.weight_decay, config.betas)
         self.draw = np.random.default_rng(seed)
         self.step, self.n_bytes, self.elapsed_s = 0, 0, 0.0
 
