@@ -120,7 +120,7 @@ def machine() -> dict:
     }
 
 
-def bench_training(peaks: dict, rounds: int = 9) -> list[dict]:
+def bench_training(peaks: dict, rounds: int = 15) -> list[dict]:
     """Training bytes per second of the fast and the plain path, same weights, same windows, dropout 0.1.
 
     cost_by_memory: the fast path's time beside its own with a memory of 1,000 where that is a case too.
