@@ -192,6 +192,7 @@ def train_command(options) -> None:
     team = Team.join()
     with team.quiet():
         _train(options, Precision.pick(options.device, options.dtype, team))
+    team.leave()
 
 
 def _train(options, precision: Precision) -> None:

@@ -23,7 +23,7 @@ from shalab.corpus import load_corpus
 from shalab.device import Precision
 from shalab.parallel import Team
 from shalab.train import TrainConfig, Trainer
-def main():  # as a command: what communicates is gone before the interpreter is
+def main():
     torch.set_num_threads(1)
     dropout, dtype, steps = float(sys.argv[2]), getattr(torch, sys.argv[3]), int(sys.argv[4])
     torch.manual_seed(1)
@@ -37,6 +37,7 @@ def main():  # as a command: what communicates is gone before the interpreter is
     scores.append(trainer.evaluate().valid_bpc)
     if precision.team.first:
         print(json.dumps({"losses": losses, "scores": scores, "n_bytes": trainer.n_bytes}))
+    precision.team.leave()
 
 main()
 """
