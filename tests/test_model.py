@@ -357,6 +357,23 @@ def test_bfloat16_pays_if_its_products_are_faster_and_right(monkeypatch, faster,
     assert bfloat16_pays.__wrapped__(size=67) == pays
 
 
+def test_a_cpu_without_bfloat16_instructions_is_asked_for_small_products_only(monkeypatch):
+    """Where a product takes fifty times as long, one of 1,024 rows takes seconds, and every command would wait."""
+    product = torch.Tensor.__matmul__
+    now, rows = 0.0, []
+
+    def multiply(a, b):
+        nonlocal now
+        now += 50 if a.dtype == torch.bfloat16 else 1
+        rows.append(len(a))
+        return product(a, b)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", multiply)
+    monkeypatch.setattr("shalab.device.time.perf_counter", lambda: now)
+    assert not bfloat16_pays.__wrapped__(size=67)
+    assert max(rows) == 8
+
+
 @pytest.mark.parametrize("bptt", [1, 7])
 def test_lstm_in_bfloat16_is_nearly_that_in_float32(bptt):
     lstm, x = torch.nn.LSTM(11, 11).eval(), torch.randn(bptt, 5, 11)

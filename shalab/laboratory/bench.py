@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from shalab import course
-from shalab.device import Precision, dismiss_helpers, keep_freed_memory
+from shalab.device import Precision, bfloat16_pays, dismiss_helpers, keep_freed_memory
 from shalab.dropout import POOL
 from shalab.evaluate import charges
 from shalab.generate import generate
@@ -115,7 +115,7 @@ def machine() -> dict:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "float32_gflops": peak_gflops(torch.float32),
-        "bfloat16_gflops": peak_gflops(torch.bfloat16),
+        "bfloat16_gflops": peak_gflops(torch.bfloat16) if bfloat16_pays() else "",
         "read_gb_per_s": read_gbs(),
     }
 
@@ -148,7 +148,7 @@ def bench_training(peaks: dict, rounds: int = 15) -> list[dict]:
                 "ratio": ratio(taken[case, "plain"], taken[case, "fast"]),
                 "cost_by_memory": ratio(taken[case, "fast"], smaller) if smaller else "", "gflops": gflops,
                 "share_of_float32_peak": gflops / peaks["float32_gflops"],
-                "share_of_bfloat16_peak": gflops / peaks["bfloat16_gflops"],
+                "share_of_bfloat16_peak": gflops / peak if (peak := peaks["bfloat16_gflops"]) else "",
             }
         )  # fmt: skip
     return rows
