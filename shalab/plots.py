@@ -71,7 +71,8 @@ def benchmark(results: dict) -> Figure:
         learning.plot(*zip(*points, strict=True), color=color, marker="o", label=model)
     learning.set(xlabel="minutes of training, times threads", ylabel="valid bits per byte", xlim=(0, None))
     learning.grid(alpha=0.3)
-    learning.legend()
+    if scores:
+        learning.legend()
     return figure
 
 
