@@ -19,9 +19,9 @@ POOL = 1 << 20  # elements; 4 MiB as float32, small enough to stay in a cache
 class Dropout:
     """The dropout of one forward pass; does nothing when not training.
 
-    Each mask on its own is exact: independent elements, each 0 with probability p, else 1 / (1 - p), with
-    p rounded to a multiple of 1/256. Two masks of a pass may share random bits, at unrelated elements.
-    Draws from PyTorch's global generator.
+    Every element is 0 with probability p, else 1 / (1 - p), with p rounded to a multiple of 1/256. A mask of up to
+    half a pool has independent elements; the parts of a larger one, and two masks of a pass, may share random bits, at
+    unrelated elements. Draws from PyTorch's global generator.
     """
 
     def __init__(self, training: bool):
@@ -41,12 +41,13 @@ class Dropout:
     def mask(self, shape: tuple[int, ...], p: float, dtype: torch.dtype) -> list[Tensor]:
         """Factors for `times`, on the CPU: 0 with probability p, else 1 / (1 - p); [] where nothing is dropped.
 
-        Views of the pool, each of as many rows as fit: a mask takes no memory.
+        Views of the pool, so that a mask takes no memory, each of at most half of it: the other half is the choice
+        of where it begins.
         """
         if not self.training or p == 0:
             return []
         n_rows, width = math.prod(shape[:-1]), shape[-1]
-        most = max(1, POOL // width)
+        most = max(1, POOL // 2 // width)
         return [
             self._slice(min(most, n_rows - begin) * width, p, dtype).view(-1, width) for begin in range(0, n_rows, most)
         ]
@@ -59,7 +60,7 @@ class Dropout:
     def _slice(self, n: int, p: float, dtype: torch.dtype) -> Tensor:
         self.draw()
         if (p, dtype) not in self._pools:
-            threshold = max(1, round(p * 256))
+            threshold = min(max(1, round(p * 256)), 255)
             self._pools[p, dtype] = self._bytes.ge(threshold).to(dtype).mul_(256 / (256 - threshold))
         begin = int(torch.randint(POOL - n + 1, ()))
         return self._pools[p, dtype][begin : begin + n]

@@ -11,7 +11,7 @@ from shalab import SHARNN, InputError, ModelConfig, import_original
 from shalab.attention import AttentionHead
 from shalab.boom import Boom, fold, gelu
 from shalab.device import Precision, bfloat16_pays
-from shalab.dropout import Dropout
+from shalab.dropout import POOL, Dropout
 from shalab.lstm import _Loop, recurrent
 from shalab.presets import PRESETS
 
@@ -150,21 +150,24 @@ def test_dropout_masks():
     drop = Dropout(True)
     for p in (0.1, 0.5, 0.15):
         parts = drop.mask((101, 3, 4001), p, torch.float32)
-        assert len(parts) == 2  # a pool has room for 262 rows of 4,001
+        assert len(parts) == 3  # half a pool has room for 131 rows of 4,001
         mask = torch.cat(parts)
         assert mask.shape == (303, 4001)
         kept = mask[mask > 0]
         assert kept.unique().numel() == 1
         assert kept[0].item() * (1 - round(p * 256) / 256) == pytest.approx(1, rel=1e-6)
         assert (mask == 0).float().mean().item() == pytest.approx(p, abs=0.003)
-    a, b = (drop.mask((1, 100_003), 0.5, torch.float32)[0][0] for _ in range(2))
-    assert abs(torch.corrcoef(torch.stack([a, b]))[0, 1]) < 0.02  # two masks of a pass are unrelated
+    for shape in ((1, 100_003), (64, 16, 1024)):  # a part of a pool, and as many elements as it has
+        parts = [part.flatten() for _ in range(2) for part in drop.mask(shape, 0.5, torch.float32)]
+        related = torch.corrcoef(torch.stack(parts)) - torch.eye(len(parts))
+        assert related.abs().max() < 0.02  # two masks of a pass and the parts of one
     x = torch.randn(101, 3, 4001, requires_grad=True)
     y = drop(x, 0.5)
     y.backward(torch.full_like(y, 7.0))
     assert torch.equal(x.grad, 7 * (y != 0) * 2) and torch.equal(y, x * (x.grad / 7))
     x = torch.randn(3)
     assert Dropout(False)(x, 0.5) is x and drop(x, 0.0) is x
+    assert set(drop(torch.ones(POOL // 2), 0.999).unique().tolist()) == {0.0, 256.0}
     torch.manual_seed(7)
     first = Dropout(True)(torch.ones(97), 0.5)
     torch.manual_seed(7)
