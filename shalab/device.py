@@ -115,7 +115,11 @@ def bfloat16_pays(size: int = 1024, rounds: int = 5) -> bool:
     Only some of those that have instructions for it do. Asked once per process: some hundredths of a second.
     """
     a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0))
-    for n, least in ((size // 8, 0.1), (size, 1.3)):  # without instructions a large product would take seconds
+    n_threads = torch.get_num_threads()
+    # Without instructions a large product takes seconds: a small one tells, by one thread, since two that share a
+    # busy machine wait for each other.
+    for n, threads, least in ((size // 8, 1, 0.25), (size, n_threads, 1.3)):
+        torch.set_num_threads(threads)
         taken = {torch.float32: [], torch.bfloat16: []}
         for _ in range(rounds):
             for dtype, seconds in taken.items():
@@ -123,6 +127,7 @@ def bfloat16_pays(size: int = 1024, rounds: int = 5) -> bool:
                 began = time.perf_counter()
                 product = x @ y
                 seconds.append(time.perf_counter() - began)
+        torch.set_num_threads(n_threads)
         if min(taken[torch.float32]) <= least * min(taken[torch.bfloat16]):
             return False
     exact = a @ b

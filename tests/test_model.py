@@ -362,19 +362,20 @@ def test_bfloat16_pays_if_its_products_are_faster_and_right(monkeypatch, faster,
 
 def test_a_cpu_without_bfloat16_instructions_is_asked_for_small_products_only(monkeypatch):
     """Where a product takes fifty times as long, one of 1,024 rows takes seconds, and every command would wait."""
-    product = torch.Tensor.__matmul__
-    now, rows = 0.0, []
+    product, n_threads = torch.Tensor.__matmul__, torch.get_num_threads()
+    now, rows, threads = 0.0, [], []
 
     def multiply(a, b):
         nonlocal now
         now += 50 if a.dtype == torch.bfloat16 else 1
         rows.append(len(a))
+        threads.append(torch.get_num_threads())
         return product(a, b)
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", multiply)
     monkeypatch.setattr("shalab.device.time.perf_counter", lambda: now)
     assert not bfloat16_pays.__wrapped__(size=67)
-    assert max(rows) == 8
+    assert max(rows) == 8 and set(threads) == {1} and torch.get_num_threads() == n_threads
 
 
 @pytest.mark.parametrize("bptt", [1, 7])
