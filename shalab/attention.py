@@ -64,7 +64,7 @@ class _Read(torch.autograd.Function):
         bptt, n_streams, d_model = q.shape
         n_memory = len(context) - bptt
         chunks = _chunks(bptt, len(context))
-        keep = q[:, :, 0].numel() * len(context) <= KEPT
+        keep = any(ctx.needs_input_grad) and q[:, :, 0].numel() * len(context) <= KEPT
         read = torch.empty_like(q)
         ctx.masks, kept = [], []
         for b in range(n_streams):
