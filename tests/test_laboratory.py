@@ -82,7 +82,8 @@ def test_a_gpt_sees_only_the_past_and_learns():
     assert trainer.n_bytes == 150 * 7 * 13
 
 
-def test_a_gpt_is_charged_for_every_byte_once():
+@pytest.mark.parametrize("given, stride", [(None, 4), (3, 3)])
+def test_a_gpt_is_charged_for_every_byte_once(given, stride):
     """Against one window per byte, the longest that the strided reading gives it."""
     config = GPTConfig(d_model=16, n_layers=1, n_heads=2, window=8)
     data = np.random.default_rng(0).integers(256, size=1000).astype(np.uint8)
@@ -90,11 +91,11 @@ def test_a_gpt_is_charged_for_every_byte_once():
     begin, end = trainer.corpus.bounds["test"]
     nats = 0.0
     for place in range(begin, end):
-        seen = 5 + (place - begin) % 4  # bytes before it in its window
+        seen = 9 - stride + (place - begin) % stride  # bytes before it in its window
         x = torch.tensor(data[place - seen : place].astype(np.int64))
         logits = trainer.model.eval()(x[None])[0, -1]
         nats += F.cross_entropy(logits, torch.tensor(int(data[place]))).item()
-    assert trainer.evaluate("test") == pytest.approx(nats / (end - begin) / np.log(2), rel=1e-4)
+    assert trainer.evaluate("test", given) == pytest.approx(nats / (end - begin) / np.log(2), rel=1e-4)
 
 
 def test_a_part_measured_again_leaves_the_others(tmp_path, monkeypatch, capsys):

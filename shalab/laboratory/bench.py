@@ -1,11 +1,10 @@
 """What the fast path buys, measured in one process with the contestants taking turns: `make bench`.
 
 Writes bench.json, bench.md and bench.png into --out. Machines differ and one machine's speed varies, so read the
-ratios: each is the median over rounds of two timings taken one after the other.
+ratios: each is the median over rounds of two timings of the same round.
 """
 
 import argparse
-import ctypes
 import functools
 import json
 import math
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -169,13 +168,6 @@ def bench_tricks(rounds: int = 15) -> list[dict]:
 
         return run
 
-    def returning_memory():
-        library = ctypes.CDLL(None)
-        library.mallopt(-4, 65536)  # glibc's defaults; see keep_freed_memory
-        library.mallopt(-1, 128 * 1024)
-        step()
-        keep_freed_memory()
-
     def in_thread():
         thread = threading.Thread(target=step)
         thread.start()
@@ -188,22 +180,38 @@ def bench_tricks(rounds: int = 15) -> list[dict]:
         "the plain LAMB": training_step(model, PlainLamb(model.parameters()), case),
         "float32 only": training_step(model, Lamb(model.parameters()), case, "float32"),
     }
-    if sys.platform == "linux":
-        steps["memory given back to Linux"] = returning_memory
     taken = seconds(steps, rounds)
+    rows = [_trick(name, slow, taken["all tricks"]) for name, slow in taken.items()]
     if sys.platform == "linux":
+        pairs = [[_in_fresh_process(f"_laptop_steps({keep})") for keep in (False, True)] for _ in range(rounds // 3)]
+        rows.append(_trick("memory given back to Linux", *zip(*pairs, strict=True)))
         threads = {
+            "in the same thread": step,
             "in a second thread": lambda: (dismiss_helpers(), in_thread()),
             "in a second thread, the first one's helpers kept": lambda: (torch.ones(POOL).exp(), in_thread()),
         }
-        taken |= seconds(threads, rounds)
-    return [
-        {
-            "step": name, "milliseconds": 1e3 * statistics.median(taken[name]),
-            "times_as_long": ratio(taken[name], taken["all tricks"]),
-        }
-        for name in taken
-    ]  # fmt: skip
+        taken = seconds(threads, rounds)
+        rows += [_trick(name, slow, taken["in the same thread"]) for name, slow in taken.items()]
+    return rows
+
+
+def _trick(name: str, slow: Sequence[float], fast: Sequence[float]) -> dict:
+    return {"step": name, "milliseconds": 1e3 * statistics.median(slow), "times_as_long": ratio(slow, fast)}
+
+
+def _laptop_steps(keep: bool) -> float:
+    """Seconds of a step, in a process of its own: what malloc has once been told cannot be taken back."""
+    if keep:
+        keep_freed_memory()
+    model = SHARNN(CASES[0].config).train()
+    step = training_step(model, Lamb(model.parameters()), CASES[0])
+    return statistics.median(seconds({"step": step}, 15)["step"])
+
+
+def _in_fresh_process(call: str):
+    """What a function of this module returns in another process, by JSON; CalledProcessError if it fails."""
+    code = f"import json; from shalab.laboratory import bench; print(json.dumps(bench.{call}))"
+    return json.loads(subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE).stdout)
 
 
 def bench_generation(peaks: dict, memory: int = 5000) -> list[dict]:
@@ -274,12 +282,13 @@ def bench_evaluation(n_streams: int = 16, window: int = 1024) -> list[dict]:
 
 def peak_memory() -> dict:
     """GB that two training steps of the paper's size take at most (memory 5,000, B 16, T 1,024), in its own process."""
-    code = "from shalab.laboratory.bench import _paper_step; _paper_step()"
-    report = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return json.loads(report.stdout)
+    try:
+        return _in_fresh_process("_paper_step()")
+    except subprocess.CalledProcessError:  # too little memory, most likely: the other parts need far less
+        return {"peak_gb": "not measured", "seconds": ""}
 
 
-def _paper_step() -> None:
+def _paper_step() -> dict:
     import resource  # not on Windows
 
     case = Case("paper", PAPER.model, 16, 1024, 5000 - 1024)
@@ -291,7 +300,7 @@ def _paper_step() -> None:
     step()
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-    print(json.dumps({"peak_gb": peak, "seconds": time.perf_counter() - began}))
+    return {"peak_gb": peak, "seconds": time.perf_counter() - began}
 
 
 def bench_learning(budgets: list[float], slice_s: float = 2.0) -> list[dict]:
@@ -317,7 +326,7 @@ def bench_learning(budgets: list[float], slice_s: float = 2.0) -> list[dict]:
                     run.update()
                 run.total_steps = steps_by_clock(run.step, run.elapsed_s, minutes)
         for name, run in runs.items():
-            score = run.evaluate()
+            score = run.evaluate() if name == "SHA-RNN" else run.evaluate(stride=8)
             rows.append(
                 {
                     "minutes": minutes, "threads": torch.get_num_threads(), "model": name,
@@ -402,7 +411,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     stored = options.out / "bench.json"
     results = json.loads(stored.read_text()) if stored.exists() and options.parts != list(PARTS) else {}
-    results["machine"] = machine()
+    if not results:  # parts that are measured later are held to the same peaks
+        results["machine"] = machine()
     print(results["machine"], flush=True)
     for name in options.parts:
         results[name] = PARTS[name](results, options)

@@ -129,10 +129,13 @@ class GPTTrainer:
         return loss.item()
 
     @torch.no_grad()
-    def evaluate(self, split: str = "valid") -> float:
-        """Bits per byte of a split; windows overlap by half, so every byte has half a window before it at least."""
+    def evaluate(self, split: str = "valid", stride: int | None = None) -> float:
+        """Bits per byte of a split. Windows overlap by all but `stride` bytes, half a window unless told: the smaller
+        it is, the more a byte has before it, and the longer it takes.
+        """
         self.model.eval()
-        window, stride = self.config.window, self.config.window // 2
+        window = self.config.window
+        stride = stride or window // 2
         begin, end = self.corpus.bounds[split]
         nats = 0.0
         starts = np.arange(begin - window + stride - 1, end - 1, stride)  # of inputs; the last `stride` are charged

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch.nn import functional as F
@@ -22,7 +22,7 @@ def seconds(functions: dict[Hashable, Callable], rounds: int) -> dict[Hashable, 
     return taken
 
 
-def ratio(slow: list[float], fast: list[float]) -> float:
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
