@@ -246,3 +246,9 @@ def test_the_bare_value_vector_starts_where_the_over_parameterised_one_does():
     for row in (over, bare):
         assert len(row["path"]) == len(found["steps"]) == 3
         assert row["gate"][:8] == row["path"][-1] and len(row["gate"]) == 64
+
+
+def test_what_a_fresh_process_returns_and_a_part_that_dies(monkeypatch):
+    assert bench._in_fresh_process("_cell(0.25)") == "0.250"
+    monkeypatch.setattr(bench.sys, "executable", "false")  # the kernel ends a process for want of memory
+    assert bench.peak_memory() == {"peak_gb": "not measured", "seconds": ""}
