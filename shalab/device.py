@@ -138,7 +138,7 @@ def keep_freed_memory() -> None:
     """Lets this process reuse freed memory instead of giving it back to Linux after every large tensor.
 
     The kernel clears each page that it hands out: for tensors that live for a fraction of a step that took 5 % of the
-    time at the laptop preset's size and a fifth at width 256 with a memory of 5,000. Two settings of glibc's malloc,
+    time at the laptop preset's size and a sixth at width 256 with a memory of 5,000. Two settings of glibc's malloc,
     for the whole process; nothing happens elsewhere.
     """
     m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
