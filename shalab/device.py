@@ -58,6 +58,9 @@ class Precision:
         if device == "cuda":
             torch.cuda.set_device(team.local_rank)
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "tf32"
+            # No fused attention takes a head this wide, and the one by products does them in float32 unless told
+            # otherwise: the paper's update takes 54 ms instead of 75 on an H100.
+            torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
         return cls(torch.device(device), DTYPES[dtype], team)
 
     def autocast(self) -> AbstractContextManager:

@@ -143,7 +143,7 @@ def dynamic_charges(
     """
     dynamic = dynamic or Dynamic()
     read = _context(model, data, begin, end, context)
-    model = copy.deepcopy(model).eval()
+    model = precision.place(copy.deepcopy(model).eval())
     # Adam without momentum: gradient over root mean square, which its bias correction gets right from the start.
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0, betas=(0.0, dynamic.beta), eps=1e-6)
     window = dynamic.window

@@ -78,11 +78,10 @@ def generate_batch(
 @torch.inference_mode()
 def _continue(model, prompts, n_bytes, precision, temperature, top_k, top_p, seed):
     generator = torch.Generator().manual_seed(seed)
-    # A matrix less to read for every byte, and all of them in the format of products, which autocast would round to
-    # once more for every byte.
-    model = copy.deepcopy(model).collapse().eval()
-    logits, state = _read_all(copy.deepcopy(model).to(precision.dtype), prompts, precision)
-    model.to(precision.row_dtype(len(prompts)))
+    model = precision.place(copy.deepcopy(model).collapse().eval())  # a matrix less to read for every byte
+    with precision.autocast():
+        logits, state = _read_all(model, prompts, precision)
+    model.to(precision.row_dtype(len(prompts)))  # autocast would round the weights once more for every byte
     for _ in range(n_bytes):
         ids = sample(logits, temperature, top_k, top_p, generator)  # (B,)
         yield ids.tolist()

@@ -14,10 +14,11 @@ def recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
     """lstm(x, hidden) of x (T, B, D), without gradient for hidden; the output's format is that of products.
 
     On a CPU, oneDNN computes a float32 LSTM and, in two thirds of the time, a narrow bfloat16 one, but none in
-    float16. It takes one format for x, hidden and weights. One byte at a time by the cell: oneDNN would rearrange all
-    weights for every byte.
+    float16. It takes one format for x, hidden and weights. One byte at a time by the cell: oneDNN, and cuDNN in
+    bfloat16, would rearrange all weights for every byte.
     """
-    if has_lstm(x):
+    one = len(x) == 1 and not torch.is_grad_enabled()
+    if has_lstm(x) and not one:
         return lstm(x, hidden)
     dtype = product_dtype(x)
     if dtype == torch.float16:
@@ -28,7 +29,7 @@ def recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
         if hidden is None:
             hidden = (x.new_zeros(1, *x.shape[1:]),) * 2
         h, c = (part.detach().to(dtype) for part in hidden)  # (1, B, D) each
-        if len(x) == 1 and not torch.is_grad_enabled():
+        if one:
             h, c = torch.lstm_cell(x[0], (h[0], c[0]), *weights)  # (B, D) each
             return h.unsqueeze(0), (h.unsqueeze(0), c.unsqueeze(0))
         if dtype == torch.bfloat16 and lstm.hidden_size >= WIDE:

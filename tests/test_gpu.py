@@ -11,6 +11,7 @@ from shalab import SHARNN, ModelConfig
 from shalab.checkpoint import load_checkpoint
 from shalab.corpus import load_corpus
 from shalab.device import Precision
+from shalab.generate import generate
 from shalab.plan import update_cost
 from shalab.presets import PRESETS, Budget
 from shalab.run import Run
@@ -40,8 +41,8 @@ def test_logits_memory_and_gradients_are_those_of_the_cpu():
         logits, state = model(x, model(x)[1])
         F.cross_entropy(logits.flatten(0, 1), x.flatten()).backward()
         results[device] = [logits.detach().cpu(), state.memory[1].cpu(), *(p.grad.cpu() for p in model.parameters())]
-    for a, b in zip(results["cpu"], results["cuda"], strict=True):
-        assert torch.allclose(a, b, rtol=1e-3, atol=1e-5)
+    for a, b in zip(results["cpu"], results["cuda"], strict=True):  # on an H100 they differ by 1.5e-5 of the largest
+        assert (a - b).abs().max() < 1e-4 * a.abs().max()
 
 
 def test_a_short_run_follows_the_cpu():
@@ -69,6 +70,14 @@ def test_resume_goes_on_as_if_nothing_had_happened(tmp_path):
     found = [event.loss_nats for event in resumed.events() if isinstance(event, StepEvent)]
     assert found == pytest.approx(expected[13:], abs=1e-3)
     assert load_checkpoint(tmp_path / "b")["step"] == 30
+
+
+@pytest.mark.filterwarnings("error:RNN module weights")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_generation_rearranges_no_weights(dtype):
+    precision = Precision.pick("cuda", dtype)
+    model = precision.place(SHARNN(CONFIG))
+    assert len(list(generate(model, bytes(range(200)), 20, precision))) == 20
 
 
 def test_no_update_waits_for_the_device():
