@@ -26,12 +26,14 @@ DTYPES = {
 class Precision:
     """A device, the format of its matrix products, and who shares the work; parameters, LAMB and sums stay in float32.
 
+    free: nobody asked for this format, so that another may be used where it is faster and no less exact than bfloat16.
     Use `Precision.pick`; the bare constructor checks nothing.
     """
 
     device: torch.device
     dtype: torch.dtype
     team: Team = ALONE
+    free: bool = False
 
     @classmethod
     def pick(cls, device: str = "auto", dtype: str = "auto", team: Team = ALONE) -> "Precision":
@@ -47,7 +49,8 @@ class Precision:
             raise InputError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
         if not _available()[device]:
             raise InputError(f"this PyTorch sees no {device} device; use --device cpu or auto")
-        if dtype == "auto":
+        free = dtype == "auto"
+        if free:
             dtype = "float32"
             if device == "cuda":
                 dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
@@ -61,7 +64,7 @@ class Precision:
             # No fused attention takes a head this wide, and the one by products does them in float32 unless told
             # otherwise: the paper's update takes 54 ms instead of 75 on an H100.
             torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
-        return cls(torch.device(device), DTYPES[dtype], team)
+        return cls(torch.device(device), DTYPES[dtype], team, free)
 
     def autocast(self) -> AbstractContextManager:
         """Matrix products inside run in `dtype`; does nothing for float32."""
@@ -81,9 +84,9 @@ class Precision:
         """The format of matrices that products of so few rows read fastest.
 
         A CPU's bfloat16 products are made for many rows: for one, PyTorch's float16 took from a half to four fifths of
-        their time, on the AMD EPYC of `assets/bench`.
+        their time on an AMD EPYC; and two thirds of float32's on one without bfloat16 instructions, being half to read.
         """
-        alone = n_rows == 1 and self.device.type == "cpu" and self.dtype == torch.bfloat16
+        alone = n_rows == 1 and self.device.type == "cpu" and (self.free or self.dtype == torch.bfloat16)
         return torch.float16 if alone else self.dtype
 
     def random_state(self) -> dict[str, Tensor]:

@@ -178,9 +178,19 @@ def test_generation_repeats_by_seed_and_leaves_the_global_generator(small, preci
     assert first != list(generate(small, b"a", 40, precision, seed=4))
 
 
-@pytest.mark.parametrize("n_prompts, dtype, most", [(1, torch.float16, 0.05), (2, torch.bfloat16, 0.15)])
-def test_generating_in_bfloat16_on_a_cpu(roomy, monkeypatch, n_prompts, dtype, most):
-    """One prompt's matrices are float16, which rounds less; the bytes are prescribed, their logits those of float32."""
+@pytest.mark.parametrize(
+    "read, free, n_prompts, dtype, most",
+    [
+        (torch.bfloat16, False, 1, torch.float16, 0.05),
+        (torch.bfloat16, False, 2, torch.bfloat16, 0.15),
+        (torch.float32, True, 1, torch.float16, 0.05),
+        (torch.float32, True, 2, torch.float32, 1e-4),
+        (torch.float32, False, 1, torch.float32, 1e-4),
+    ],
+)
+def test_formats_of_generation_on_a_cpu(roomy, monkeypatch, read, free, n_prompts, dtype, most):
+    """One prompt's matrices are float16, which rounds less than bfloat16 and is faster than either, unless float32 was
+    asked for; the bytes are prescribed, their logits those of float32."""
     text, prompt = torch.randint(256, (31,)), b"the town"
     seen = []
 
@@ -189,11 +199,11 @@ def test_generating_in_bfloat16_on_a_cpu(roomy, monkeypatch, n_prompts, dtype, m
         return text[len(seen) - 1].expand(n_prompts)
 
     monkeypatch.setattr("shalab.generate.sample", take)
-    half = Precision(torch.device("cpu"), torch.bfloat16)
-    assert len(list(generate_batch(roomy, [prompt] * n_prompts, 31, half))) == 31
+    precision = Precision(torch.device("cpu"), read, free=free)
+    assert len(list(generate_batch(roomy, [prompt] * n_prompts, 31, precision))) == 31
     expected, _ = roomy(torch.cat([torch.tensor(list(prompt)), text]).unsqueeze(1))
     errors = torch.stack(seen[1:])[:, 0] - expected[len(prompt) : -1, 0]
-    assert seen[0].dtype == torch.bfloat16 and {logits.dtype for logits in seen[1:]} == {dtype}
+    assert seen[0].dtype == read and {logits.dtype for logits in seen[1:]} == {dtype}
     assert errors.abs().max() < most
 
 

@@ -339,8 +339,9 @@ def test_memory_is_kept_in_the_format_of_products(small):
 def test_the_cpu_takes_bfloat16_where_it_pays(monkeypatch):
     for pays, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr("shalab.device.bfloat16_pays", lambda pays=pays: pays)
-        assert Precision.pick("cpu").dtype == dtype
-        assert Precision.pick("cpu", "float32").dtype == torch.float32
+        left, asked = Precision.pick("cpu"), Precision.pick("cpu", "float32")
+        assert left.dtype == dtype and left.free
+        assert asked.dtype == torch.float32 and not asked.free
 
 
 @pytest.mark.parametrize("faster, wrong, pays", [(2, 1.0, True), (1, 1.0, False), (2, 1.1, False)])
