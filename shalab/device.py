@@ -187,23 +187,5 @@ def has_lstm(x: Tensor) -> bool:
     return x.device.type != "cpu"
 
 
-def cache_groups(tensors: list[Tensor], most: int = 1 << 19) -> list[list[Tensor]]:
-    """Consecutive tensors in groups of `most` elements or little more, which are worth taking through all lines
-    of an elementwise computation together.
-
-    On a CPU a group stays in a cache from line to line, and its small tensors share the cost of a call. A GPU
-    wants few launches: one group.
-    """
-    groups, size = [], most
-    for x in tensors:
-        if size >= most:
-            groups.append([])
-            size = 0
-        groups[-1].append(x)
-        if x.device.type == "cpu":
-            size += x.numel()
-    return groups
-
-
 def _available() -> dict[str, bool]:
     return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

@@ -3,8 +3,7 @@ import math
 import pytest
 import torch
 
-from shalab import InputError, Lamb, optim
-from shalab.device import cache_groups
+from shalab import InputError, Lamb
 from shalab.optim import adamw, constant_then_half, cosine, linear, warmup
 
 SHAPES = [(3, 5), (7,), (), (2, 3, 11)]
@@ -35,9 +34,7 @@ def textbook_lamb(w, grads, lr, b1, b2, eps, decay, floor):
 
 @pytest.mark.parametrize("floor", [None, 0.25, 3.0])
 @pytest.mark.parametrize("decay", [0.0, 0.01])
-@pytest.mark.parametrize("most", [1, 16, 10**6])
-def test_updates_are_the_textbooks(floor, decay, most, monkeypatch):
-    monkeypatch.setattr(optim, "cache_groups", lambda tensors: cache_groups(tensors, most))
+def test_updates_are_the_textbooks(floor, decay):
     params = parameters()
     optimizer = Lamb(params, 0.01, (0.8, 0.95), 1e-5, decay, floor)
     for step in range(7):
@@ -52,11 +49,12 @@ def test_updates_are_the_textbooks(floor, decay, most, monkeypatch):
 
 
 def test_groups_have_their_own_options_and_parameters_without_gradient_stay():
-    first, second, idle = (torch.nn.Parameter(torch.ones(3)) for _ in range(3))
-    optimizer = Lamb([{"params": [first, idle], "lr": 0.0}, {"params": [second], "min_trust": None}], lr=0.1)
+    first, second, idle, alone = (torch.nn.Parameter(torch.ones(3)) for _ in range(4))
+    groups = [{"params": [first, idle], "lr": 0.0}, {"params": [second], "min_trust": None}, {"params": [alone]}]
+    optimizer = Lamb(groups, lr=0.1)
     first.grad = second.grad = torch.ones(3)
     optimizer.step()
-    assert (first == 1).all() and (idle == 1).all() and (second < 1).all()
+    assert (first == 1).all() and (idle == 1).all() and (alone == 1).all() and (second < 1).all()
     assert optimizer.param_groups[0]["min_trust"] == 0.25 and idle not in optimizer.state
 
 
@@ -101,14 +99,6 @@ def test_schedules():
     assert cosine(0, 100, 0) == 1 and cosine(50, 100, 0) == pytest.approx(0.5) and cosine(100, 100, 0) == 0
     assert cosine(4, 104, 5) == 1 and cosine(55, 105, 5) == pytest.approx(0.5)
     assert [linear(step, 10, 0) for step in (0, 5, 10)] == [1, 0.5, 0]
-
-
-def test_groups_keep_order_and_end_where_they_are_full():
-    tensors = [torch.zeros(n) for n in (3, 5, 2, 11, 7)]
-    sizes = [[len(x) for x in group] for group in cache_groups(tensors, 7)]
-    assert sizes == [[3, 5], [2, 11], [7]]
-    assert cache_groups([]) == []
-    assert len(cache_groups([torch.zeros(n, device="meta") for n in (3, 5, 2, 11, 7)], 7)) == 1
 
 
 def test_adamw_decays_matrices_only():
