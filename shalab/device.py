@@ -7,6 +7,7 @@ import ctypes
 import functools
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -185,6 +186,21 @@ def draws_fast(x: Tensor) -> bool:
 def has_lstm(x: Tensor) -> bool:
     """Whether x's device has an LSTM that is fast for every format, width and length: a GPU has, a CPU has not."""
     return x.device.type != "cpu"
+
+
+def laid_out(weight: Tensor, n_rows: int) -> Callable[[Tensor], Tensor]:
+    """x (n_rows, in) -> x @ weight.T (n_rows, out), of one weight (out, in) that many x are multiplied by.
+
+    For every product of few bfloat16 rows PyTorch arranges the weight anew as the processor's instructions want it,
+    which takes as long as multiplying. This does so once, by the operators that torch.compile uses, if it has them:
+    an LSTM of width 1024 learned 128 steps of 16 streams in 173 ms instead of 223.
+    """
+    onednn = torch.ops.mkldnn
+    known = weight.dtype == torch.bfloat16 and hasattr(onednn, "_linear_pointwise")
+    if not (known and onednn._is_mkldnn_bf16_supported()):
+        return lambda x: x @ weight.T
+    weight = onednn._reorder_linear_weight(weight, n_rows)
+    return lambda x: onednn._linear_pointwise(x, weight, None, "none", [], "")
 
 
 def _available() -> dict[str, bool]:

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from shalab.device import has_lstm, product_dtype
+from shalab.device import has_lstm, laid_out, product_dtype
 
 # T window, B streams, D width
 
-WIDE = 768  # from here on the loop below is faster in bfloat16 than oneDNN, whose own is no faster than its float32
+WIDE = 768  # from here on oneDNN learns in bfloat16 no faster than in float32, and the loop below is faster than both
 
 
 def recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
@@ -32,7 +32,7 @@ def recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
         if one:
             h, c = torch.lstm_cell(x[0], (h[0], c[0]), *weights)  # (B, D) each
             return h.unsqueeze(0), (h.unsqueeze(0), c.unsqueeze(0))
-        if dtype == torch.bfloat16 and lstm.hidden_size >= WIDE:
+        if dtype == torch.bfloat16 and lstm.hidden_size >= WIDE and torch.is_grad_enabled():
             y, c = _Loop.apply(x, h, c, *weights)
             return y, (y[-1:].detach().clone(), c)  # a view would keep all steps
         y, h, c = torch.lstm(x, (h, c), weights, True, 1, 0.0, lstm.training, False, False)
@@ -53,13 +53,13 @@ class _Loop(torch.autograd.Function):
     def forward(ctx, x, h, c, w_x, w_h, b_x, b_h):
         """x (T, B, D), h, c (1, B, D), w_x, w_h (4D, D), b_x, b_h (4D,) -> h of all steps (T, B, D), the last c"""
         bptt, n_streams, d_model = x.shape
-        gates_x = torch.addmm(b_x + b_h, x.flatten(0, 1), w_x.T).unflatten(0, (bptt, n_streams))  # (T, B, 4D)
-        gates = torch.empty(gates_x.shape)
+        gates = torch.addmm(b_x + b_h, x.flatten(0, 1), w_x.T).float().unflatten(0, (bptt, n_streams))  # (T, B, 4D)
+        by_w_h = laid_out(w_h, n_streams)
         hs = torch.cat([h, torch.empty_like(x)])  # (T + 1, B, D)
         cs = torch.cat([c.float(), torch.empty(x.shape)])
         tanh_c = torch.empty(x.shape)
         for t in range(bptt):
-            gates[t] = torch.addmm(gates_x[t], hs[t], w_h.T)  # (B, 4D)
+            gates[t] += by_w_h(hs[t])  # (B, 4D)
             i, f, g, o = gates[t].chunk(4, 1)
             gates[t, :, : 2 * d_model].sigmoid_()
             g.tanh_()
@@ -82,13 +82,14 @@ class _Loop(torch.autograd.Function):
         o_by_h = tanh_c * o * (1 - o)
         d_gates = torch.empty(bptt, n_streams, 4, d_model, dtype=x.dtype)
         d_h, d_c = torch.zeros(2, n_streams, d_model)
+        by_w_h_transposed = laid_out(w_h.T, n_streams)
         for t in reversed(range(bptt)):
             d_h = d_hs[t] + d_h
             d_c = d_c.addcmul(d_h, c_by_h[t])
             torch.mul(ifg_by_c[t], d_c.unsqueeze(1), out=d_gates[t, :, :3])
             torch.mul(o_by_h[t], d_h, out=d_gates[t, :, 3])
             d_c = d_c * f[t]
-            d_h = (d_gates[t].flatten(1) @ w_h).float()
+            d_h = by_w_h_transposed(d_gates[t].flatten(1)).float()
         d_gates = d_gates.view(-1, 4 * d_model)  # (T B, 4D)
         d_x = (d_gates @ w_x).view(x.shape)
         d_b = d_gates.float().sum(0).to(x.dtype)

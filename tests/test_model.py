@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from shalab import SHARNN, InputError, ModelConfig, import_original
 from shalab.attention import AttentionHead
 from shalab.boom import Boom, fold, gelu
-from shalab.device import Precision, bfloat16_pays
+from shalab.device import Precision, bfloat16_pays, laid_out
 from shalab.dropout import POOL, Dropout
 from shalab.lstm import _Loop, recurrent
 from shalab.presets import PRESETS
@@ -411,13 +411,31 @@ def test_lstm_step_by_step_is_that_of_pytorch():
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)  # between the products, float32
 
 
-def test_a_wide_lstm_in_bfloat16_takes_the_loop(monkeypatch):
+def test_a_wide_lstm_learns_bfloat16_by_the_loop(monkeypatch):
     lstm, x = torch.nn.LSTM(11, 11), torch.randn(7, 5, 11)
     with torch.autocast("cpu", torch.bfloat16):
         narrow, (h, c) = recurrent(lstm, x, None)
         monkeypatch.setattr("shalab.lstm.WIDE", 11)
         monkeypatch.setattr("torch.lstm", None)
         wide, state = recurrent(lstm, x, None)
-    for a, b in ((wide, narrow), (state[0], h), (state[1], c)):
+        monkeypatch.undo()
+        monkeypatch.setattr("shalab.lstm.WIDE", 11)
+        monkeypatch.setattr("shalab.lstm._Loop", None)
+        with torch.no_grad():
+            read, (h_read, c_read) = recurrent(lstm, x, None)
+    for a, b in ((wide, narrow), (state[0], h), (state[1], c), (read, narrow), (h_read, h), (c_read, c)):
         assert a.dtype == torch.bfloat16
         torch.testing.assert_close(a, b, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_weight_laid_out_multiplies_as_before(dtype, supported, monkeypatch):
+    if not supported:
+        monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: False)
+    weight = torch.randn(13, 7).to(dtype)
+    for w in (weight, weight.T):
+        by_w = laid_out(w, 3)
+        for n_rows in (3, 5):
+            x = torch.randn(n_rows, w.shape[1]).to(dtype)
+            torch.testing.assert_close(by_w(x), x @ w.T)
