@@ -1,6 +1,6 @@
 """The notebooks say what they compute: nbval runs them again and compares every stored output.
 
-They run from an installed package, in a folder of their own.
+They run from an installed package, in a folder of their own, and on a device that is not the model's home.
 """
 
 import os
@@ -21,6 +21,7 @@ SHIPPED = course.notebooks()
 SOLUTIONS = sorted((course.notebooks_dir() / "solutions").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 IGNORED = "nbval-ignore-output"
+ELSEWHERE = Path(__file__).with_name("elsewhere")
 
 
 @pytest.fixture(scope="session")
@@ -35,16 +36,28 @@ def installed(tmp_path_factory):
 
 
 def nbval(path, installed):
-    """nbval's return code and report; the kernel works in the notebook's folder."""
+    """nbval's return code and report; the kernel works in the notebook's folder, with one thread, as all tests do."""
     options = f"-p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout {course.CELL_TIMEOUT_S}".split()
     sanitizer = Path(__file__).with_name("nbval.cfg")
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    environment["PYTHONPATH"] = str(installed)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ELSEWHERE), str(installed)])}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "--nbval-sanitize-with", sanitizer, path],
         cwd=path.parent, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     return done.returncode, done.stdout[-4000:]
+
+
+def test_a_model_that_was_left_at_home_is_noticed(installed, tmp_path):
+    lines = """
+from shalab import course, corpus, device, evaluate
+precision, data = device.Precision.pick(), corpus.load_corpus("enwik6").data
+placed = evaluate.evaluate(precision.place(course.trained_model()), data, 500, 600, precision)
+print(placed == evaluate.evaluate(course.trained_model(), data, 500, 600, device.Precision.pick("cpu")))
+evaluate.evaluate(course.trained_model(), data, 500, 600, precision)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ELSEWHERE), str(installed)])}
+    done = subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == "True\n" and done.stderr.endswith("the model is at home, its input is not\n"), done
 
 
 def code_cells(path):
