@@ -1,8 +1,8 @@
-"""A device that is not the model's home, for machines that have none: every Python that has this folder on its path gets it.
+"""A device that is not the model's home, for machines that have none: for every Python with this folder on its path.
 
-What `Precision.pick()` places goes "elsewhere". A model there takes only tensors from there, a model at home none, what
-comes out of it is there too, and nothing from there meets what was left at home: as with a GPU, but that the numbers are
-the processor's own.
+What `Precision.pick()` places goes "elsewhere". A model there takes only tensors from there, a model at home takes
+none, what comes out of it is there too, and nothing from there meets what was left at home: as with a GPU, but that
+the numbers are the processor's own.
 """
 
 import torch

@@ -1,0 +1,81 @@
+"""Whatever stands on the command line, `shalab` ends with 0 or 2, in one sentence, never in a traceback."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shalab import cli
+from shalab.presets import PRESETS
+
+NUMBERS = st.one_of(
+    st.integers(-2, 3).map(str),
+    st.sampled_from(
+        ["", "nan", "inf", "-inf", "1e-9", "0.5", "1e400", "-1", "0x10", "one", "9" * 30, "１", "1_0", " 3 "]
+    ),
+)
+NAMES = st.one_of(
+    st.sampled_from(
+        ["tiny", "enwik6", "enwik8", "own.txt", "run", "run/checkpoint.pt", "nowhere", "", ".", "..", "\0", "å"]
+    ),
+    st.text(max_size=5),
+)
+# Numbers that would be obeyed for hours, or would fill the memory honestly, are not tried: they are no mistakes.
+FEW = st.sampled_from(["0", "1", "2", "-1", "nan", "x", ""])
+OPTIONS = {
+    "train": {
+        "--preset": st.sampled_from(["tiny", "nothing", ""]), "--data": NAMES, "--steps": FEW, "--epochs": FEW,
+        "--minutes": st.sampled_from(["1e-9", "0", "-1", "nan", "inf", "1e400", "x"]), "--seed": NUMBERS,
+        "--batch-size": NUMBERS, "--bptt": NUMBERS, "--max-context": NUMBERS, "--lr": NUMBERS, "--out": NAMES,
+        "--resume": None, "--checkpoint-blocks": None, "--dtype": st.sampled_from(["float32", "bfloat16", "int8"]),
+        "--device": st.sampled_from(["cpu", "cuda", "mps", "tpu"]),
+    },
+    "plan": {"--preset": NAMES, "--data": NAMES, "--card": st.tuples(NUMBERS, NUMBERS, NUMBERS)},
+    "eval": {
+        "--data": NAMES, "--split": st.sampled_from(["valid", "test", "all", "half"]), "--window": NUMBERS,
+        "--max-context": NUMBERS, "--context": NUMBERS, "--streams": FEW, "--dynamic": None,
+    },
+    "generate": {
+        "--prompt": st.text(max_size=5), "--bytes": FEW, "--temperature": NUMBERS, "--top-k": NUMBERS,
+        "--top-p": NUMBERS, "--max-context": NUMBERS, "--seed": NUMBERS,
+    },
+    "export": {},
+    "info": {},
+}  # fmt: skip
+PLACES = {"eval": 1, "generate": 1, "export": 2, "info": 1}
+
+
+@st.composite
+def command_lines(draw):
+    command = draw(st.sampled_from(sorted(OPTIONS)))
+    line = [command, *(draw(NAMES) for _ in range(PLACES.get(command, 0)))]
+    if draw(st.booleans()) and command in PLACES:
+        line[1] = "run"
+    for name in draw(st.lists(st.sampled_from(sorted(OPTIONS[command])), max_size=4)) if OPTIONS[command] else []:
+        values = OPTIONS[command][name]
+        value = draw(values) if values is not None else ()
+        line += [name, *([value] if isinstance(value, str) else value)]
+    return line
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a text and a finished run on it."""
+    folder = tmp_path_factory.mktemp("arguments")
+    (folder / "own.txt").write_bytes(b"The town of shalab, its bytes and its readers. " * 20)
+    arguments = ["train", "--preset", "tiny", "--steps", "2", "--device", "cpu", "--dtype", "float32"]
+    assert cli.main([*arguments, "--data", str(folder / "own.txt"), "--out", str(folder / "run")]) == 0
+    return folder
+
+
+@settings(suppress_health_check=list(HealthCheck))
+@given(line=command_lines())
+def test_any_command_line_ends_with_0_or_2(line, folder, capfd, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(PRESETS, "laptop", PRESETS["tiny"])  # the default of `train`, at a size for a test
+    try:
+        code = cli.main(line)
+    except SystemExit as end:  # argparse's
+        code = end.code
+    said = capfd.readouterr()
+    assert code in (0, 2), said
+    assert code == 0 or "shalab" in said.err and "Traceback" not in said.err, said
