@@ -142,7 +142,8 @@ def stored_path(name: str) -> Path:
 def load_corpus(name_or_path: str) -> Corpus:
     """Opens a published corpus by name, any file by path, or all files below a folder as one. Never downloads.
 
-    In a folder, files and folders whose names begin with a dot are left out, and links to folders are not followed.
+    In a folder, files and folders whose names begin with a dot are left out, and links to folders are not followed;
+    while the corpus is in use, the cache folder's disk holds a copy of it, which no crash leaves behind.
     Raises InputError if anything is missing, unreadable, too small to split, or not what its name promises.
     """
     with reading(name_or_path):

@@ -21,6 +21,19 @@ OVERLAP = 4096  # bytes at the end of a kept part that are asked for again, to s
 ZIP = b"PK\3\4"  # how an archive begins
 
 
+class Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirection without reading what comes with it, which may have no end."""
+
+    def http_error_302(self, request, reply, *others):
+        reply.close()
+        return super().http_error_302(request, reply, *others)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+OPENER = urllib.request.build_opener(Redirects)
+
+
 class MirrorError(Exception):
     """Why a mirror was of no use; the next one is asked."""
 
@@ -48,7 +61,9 @@ def fetch(name: str, progress: Callable[[int, int], None] = lambda done, total: 
                 with FileLock(path.with_name(f"{stored}.lock"), timeout=0):
                     _ask_mirrors(SOURCES[stored], archive, path, progress)
             except Timeout:
-                raise InputError(f"another process is fetching {stored} into {path.parent}: wait for it") from None
+                raise InputError(
+                    f"another process is fetching {stored} into {path.parent}: wait until it is done"
+                ) from None
     with contextlib.suppress(OSError):  # there is none, or it cannot be removed, which does no harm
         archive.unlink()
     return path if SOURCES[stored].mirrors else None
@@ -101,7 +116,7 @@ def _answer(url: str, begin: int, known: bytes, most: int) -> Iterator[tuple[int
     """
     request = urllib.request.Request(url, headers={"Range": f"bytes={begin}-"} if begin else {})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
+        with OPENER.open(request, timeout=TIMEOUT_S) as reply:
             place, length = 0, reply.headers.get("Content-Length", "")
             if reply.status == 206:
                 extent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", reply.headers.get("Content-Range", ""))

@@ -157,15 +157,16 @@ def stalled(handler):
 
 
 def endless(**headers):
-    """A flood that ends only when the other side hangs up."""
+    """A flood that ends when the other side hangs up, or after 100 MB, which nobody should take."""
 
     def flood(handler):
+        handler.server.hung_up = threading.Event()
         answer(**headers, body=b"PK\3\4")(handler)
         try:
-            while True:
-                handler.wfile.write(bytes(1 << 16))
+            for _ in range(100):
+                handler.wfile.write(bytes(1_000_000))
         except OSError:
-            handler.server.flooded = True
+            handler.server.hung_up.set()
 
     return flood
 
@@ -283,11 +284,19 @@ def test_only_the_member_of_the_right_name_is_read(mirror, cache, tmp_path):
     "lengths", [{"Content_Length": SIZE}, {"status": "206 Part", "Content_Range": f"bytes {WHOLE}"}]
 )
 def test_a_flood_is_read_no_further_than_declared(mirror, cache, monkeypatch, lengths):
-    mirror.bad, mirror.flooded = endless(**lengths), False
+    mirror.bad = endless(**lengths)
     expect(monkeypatch, f"{mirror.url}/bad", f"{mirror.url}/good")
     with small_disk(1_000_000):
         assert fetch("enwik8").read_bytes() == CONTENT
-    assert mirror.flooded
+    assert mirror.hung_up.wait(5)
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See", "307 Moved", "308 Moved"])
+def test_a_redirection_is_followed_without_reading_its_flood(mirror, monkeypatch, status):
+    mirror.bad = endless(status=status, Location="/good")
+    expect(monkeypatch, f"{mirror.url}/bad")
+    assert fetch("enwik8").read_bytes() == CONTENT
+    assert mirror.hung_up.wait(5)
 
 
 def test_a_part_kept_from_another_mirror_is_replaced_by_a_real_archive(mirror, cache, monkeypatch):
@@ -356,7 +365,7 @@ def test_two_at_once_do_not_meet(mirror, cache, monkeypatch):
     first.start()
     started.wait(10)
     for name in ("enwik8", "enwik7"):
-        with pytest.raises(InputError, match=f"another process is fetching enwik8 into {cache}: wait for it"):
+        with pytest.raises(InputError, match=f"another process is fetching enwik8 into {cache}: wait until it is done"):
             fetch(name)
     go_on.set()
     first.join()
