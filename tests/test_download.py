@@ -136,7 +136,7 @@ def test_a_mirror_without_ranges_loses_nothing_that_was_kept(mirror, cache):
 
 @pytest.mark.parametrize(
     "kept",
-    [ARCHIVE, ARCHIVE + b"more" * 9999, ARCHIVE[:90_000] + bytes(10_000), bytes(50_000), b"<html>" * 9999, b"PK"],
+    [ARCHIVE, ARCHIVE + b"more" * 99_999, ARCHIVE[:90_000] + bytes(10_000), bytes(50_000), b"<html>" * 9999, b"PK"],
     ids=["complete", "too long", "zeros at its end", "zeros", "a web page", "two bytes"],
 )
 def test_whatever_an_earlier_call_left_is_completed(mirror, cache, kept):
@@ -280,11 +280,9 @@ def test_only_the_member_of_the_right_name_is_read(mirror, cache, tmp_path):
     assert left(cache) == {"enwik8": CONTENT} and os.listdir(tmp_path) == ["cache"]
 
 
-@pytest.mark.parametrize(
-    "lengths", [{"Content_Length": SIZE}, {"status": "206 Part", "Content_Range": f"bytes {WHOLE}"}]
-)
-def test_a_flood_is_read_no_further_than_declared(mirror, cache, monkeypatch, lengths):
-    mirror.bad = endless(**lengths)
+@pytest.mark.parametrize("extent", [None, f"bytes {WHOLE}", "bytes 0-9/10"])
+def test_a_flood_is_read_no_further_than_declared(mirror, cache, monkeypatch, extent):
+    mirror.bad = endless(status="206 Part", Content_Range=extent) if extent else endless(Content_Length=SIZE)
     expect(monkeypatch, f"{mirror.url}/bad", f"{mirror.url}/good")
     with small_disk(1_000_000):
         assert fetch("enwik8").read_bytes() == CONTENT
@@ -304,6 +302,14 @@ def test_a_part_kept_from_another_mirror_is_replaced_by_a_real_archive(mirror, c
     (cache / "enwik8.zip.part").write_bytes(other[:200_000])
     assert fetch("enwik8").read_bytes() == CONTENT
     assert mirror.requests == [f"bytes={200_000 - OVERLAP}-", None]
+
+
+def test_nothing_of_another_archive_stays_behind_the_new_one(mirror, cache):
+    (cache / "enwik8.zip.part").write_bytes(bytes(50_000))
+    mirror.budget = 20_000
+    with pytest.raises(InputError, match="ended after 20,000 of"):
+        fetch("enwik8")
+    assert left(cache) == {"enwik8.zip.part": ARCHIVE[:20_000]}
 
 
 def test_a_damaged_corpus_is_noticed_and_fetched_again(mirror, cache):
