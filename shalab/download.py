@@ -111,8 +111,8 @@ def _download(url: str, archive: Path, most: int, progress: Callable[[int, int],
 def _answer(url: str, begin: int, known: bytes, most: int) -> Iterator[tuple[int, int, bytes]]:
     """What a mirror sends of its archive from byte `begin` on: place in it, its length, and a block, again and again.
 
-    The answer has to start with the bytes `known`, or at the archive's beginning, as one that ignores ranges does.
-    If it does not, nothing is yielded where begin > 0; the caller then asks for the whole archive.
+    The answer has to start there, with the bytes `known`. If it does not, as that of a mirror that ignores ranges,
+    nothing is yielded where begin > 0; the caller then asks for the whole archive.
     """
     request = urllib.request.Request(url, headers={"Range": f"bytes={begin}-"} if begin else {})
     try:
@@ -122,7 +122,7 @@ def _answer(url: str, begin: int, known: bytes, most: int) -> Iterator[tuple[int
                 extent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", reply.headers.get("Content-Range", ""))
                 place, length = (int(extent[1]), extent[2]) if extent else (-1, "")
             block = reply.read(OVERLAP)
-            if place not in (0, begin) or not block.startswith(known if place else ZIP):
+            if place != begin or not block.startswith(known):
                 if begin:
                     return
                 page = reply.headers.get_content_type() == "text/html"

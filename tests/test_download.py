@@ -182,6 +182,7 @@ NO_ARCHIVES = {
     ),
     "zeros as the rest": (answer("206 Part", bytes(SIZE), Content_Range=REST), "something else"),
     "another part": (answer("206 Part", ARCHIVE[5:], Content_Range=f"bytes 5-{SIZE - 1}/{SIZE}"), "something else"),
+    "a place that lies": (answer("206 Part", ARCHIVE, Content_Range=f"bytes 5-{SIZE - 1}/{SIZE}"), "something else"),
     "a range in words": (answer("206 Part", ARCHIVE[5:], Content_Range="all of it"), "something else"),
     "no range": (answer("206 Part", ARCHIVE[5:]), "something else"),
     "a beginning beyond the end": (answer("206 Part", ARCHIVE[5:], Content_Range="bytes 9-9/3"), "something else"),
