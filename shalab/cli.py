@@ -13,8 +13,9 @@ import torch
 from tqdm import tqdm
 
 from shalab.checkpoint import best_model, load_checkpoint, load_model
-from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, Corpus, canonical, fetch, load_corpus
+from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, Corpus, canonical, load_corpus
 from shalab.device import DEVICES, DTYPES, Precision
+from shalab.download import fetch
 from shalab.errors import InputError
 from shalab.evaluate import dynamic_evaluate, evaluate
 from shalab.generate import as_text, generate
@@ -181,8 +182,8 @@ def data_command(options) -> None:
     with tqdm(unit="B", unit_scale=True, desc=options.name, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
-            bar.total, bar.n = total, done
-            bar.refresh()
+            bar.total = total
+            bar.update(done - bar.n)
 
         path = fetch(options.name, progress)
     print(f"{options.name}: verified, {f'at {path}' if path else 'embedded in the package'}")
@@ -204,10 +205,12 @@ def _train(options, precision: Precision) -> None:
     run = _resumed(options, precision) if options.resume else _created(options, precision)
     trainer = run.trainer
     print(
-        f"{run.config.preset} on {run.corpus.name} ({len(run.corpus):,} bytes), "
+        f"{run.config.preset} on {run.corpus}, "
         f"{trainer.model.n_parameters:,} parameters, {precision}, seed {run.config.seed}, "
         f"{run.config.budget} -> {run.folder}"
     )
+    if run.corpus.caution:
+        print(run.corpus.caution)
     with stop_on_interrupt(run.stop):
         try:
             ended = show_progress(run)

@@ -1,18 +1,16 @@
 import hashlib
-import http.server
-import io
 import os
-import threading
-import zipfile
+import resource
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from shalab import InputError, corpus
 from shalab.cli import main
-from shalab.corpus import SOURCES, Source, assets_dir, fetch, load_corpus
-from shalab.presets import PRESETS, Budget
-from shalab.run import Run
+from shalab.corpus import SOURCES, assets_dir, load_corpus
 
 PARTS = {"train": "b0acc815", "valid": "3d922506", "test": "6a4f9b33"}
 
@@ -25,7 +23,7 @@ def test_embedded_enwik6_is_the_real_one():
         assert hashlib.sha256(enwik6.split(name).tobytes()).hexdigest().startswith(prefix)
 
 
-def test_enwik8_splits_as_published(monkeypatch):
+def test_enwik8_splits_as_published():
     bounds = corpus.Corpus("enwik8", np.broadcast_to(np.uint8(0), 100_000_000)).bounds
     assert bounds == {
         "train": (0, 90_000_000),
@@ -43,7 +41,7 @@ def test_own_file_is_mapped_not_read(tmp_path):
 
 @pytest.mark.parametrize(
     "size, message",
-    [(None, "no file at"), (0, "is empty"), (39, "has 39 bytes; a file needs at least 40")],
+    [(None, "no file at"), (0, "own is empty"), (39, "has 39 bytes; a file needs at least 40")],
 )
 def test_bad_files(tmp_path, size, message):
     if size is not None:
@@ -53,139 +51,200 @@ def test_bad_files(tmp_path, size, message):
 
 
 def test_assets_say_where_they_come_from():
-    assert SOURCES["enwik6"].sha256 in (assets_dir() / "README.md").read_text()
+    assert SOURCES["enwik6"].sha256 in (assets_dir() / "README.md").read_text(encoding="utf-8")
 
 
-class Mirror(http.server.BaseHTTPRequestHandler):
-    """Serves one archive with ranges; breaks off each reply after `self.server.budget` bytes."""
-
-    def do_GET(self):
-        archive, server = self.server.archive, self.server
-        server.requests.append(self.headers.get("Range"))
-        begin = int((self.headers.get("Range") or "bytes=0-")[6:-1]) if server.ranges else 0
-        if begin >= len(archive):
-            return self.send_error(416)
-        self.send_response(206 if begin else 200)
-        self.send_header("Content-Length", str(len(archive) - begin))
-        self.end_headers()
-        self.wfile.write(archive[begin:][: server.budget])
-
-    def log_message(self, *args):
-        pass
+@contextmanager
+def small_disk(n_bytes):
+    """Within, the system refuses to let any file grow beyond `n_bytes`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
-def mirror(monkeypatch):
-    """A corpus "enwik8" of 300,007 bytes, with an enwik7 of 100,003, behind a dead mirror and a live one."""
-    content = np.random.default_rng(0).bytes(300_007)
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("enwik8", content)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
-    server.archive, server.budget, server.ranges, server.requests = packed.getvalue(), None, True, []
-    server.content = content
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    live = f"http://127.0.0.1:{server.server_port}/enwik8.zip"
-    digest = hashlib.sha256(content).hexdigest()
-    monkeypatch.setitem(SOURCES, "enwik8", Source(len(content), digest, ("http://127.0.0.1:9/enwik8.zip", live)))
-    prefix = hashlib.sha256(content[:100_003]).hexdigest()
-    monkeypatch.setitem(SOURCES, "enwik7", Source(100_003, prefix, prefix_of="enwik8"))
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def test_download_resumes_where_it_broke_off(mirror, tmp_path, capsys):
-    mirror.budget = 100_000
-    seen = []
-    assert main(["data", "enwik8"]) == 2
-    message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert (
-        "no mirror delivered" in message and "ended after 100,000 of" in message and "run the command again" in message
-    )
-    mirror.budget = None
-    path = fetch("enwik8", lambda done, total: seen.append((done, total)))
-    assert mirror.requests == [None, "bytes=100000-"]
-    assert seen[-1] == (len(mirror.archive), len(mirror.archive)) and seen[0][0] > 100_000
-    assert path.read_bytes() == mirror.content
-    assert sorted(os.listdir(path.parent)) == ["enwik8"]
-
-
-def test_verified_file_is_never_fetched_again(mirror):
-    fetch("enwik7")
-    assert len(mirror.requests) == 1
-    assert fetch("enwik7") == fetch("enwik8") and len(mirror.requests) == 1
-    assert load_corpus("enwik7").data.tobytes() == mirror.content[:100_003]
-
-
-def test_mirror_without_ranges_starts_over(mirror):
-    mirror.budget = 100_000
-    with pytest.raises(InputError):
-        fetch("enwik8")
-    mirror.budget, mirror.ranges = None, False
-    assert fetch("enwik8").read_bytes() == mirror.content
-
-
-def test_complete_archive_left_by_a_crash_is_used(mirror, tmp_path):
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "enwik8.zip.part").write_bytes(mirror.archive)
-    assert fetch("enwik8").read_bytes() == mirror.content
-
-
-@pytest.mark.parametrize("damage", ["checksum", "garbage", "size"])
-def test_wrong_content_never_becomes_a_corpus(mirror, tmp_path, monkeypatch, capsys, damage):
-    good = SOURCES["enwik8"]
-    if damage == "checksum":
-        monkeypatch.setitem(SOURCES, "enwik8", Source(good.n_bytes, "0" * 64, good.mirrors))
-    elif damage == "size":
-        monkeypatch.setitem(SOURCES, "enwik8", Source(good.n_bytes + 1, good.sha256, good.mirrors))
-    else:
-        mirror.archive = mirror.archive[:1000] + b"\xff" * 1000 + mirror.archive[2000:]
-    assert main(["data", "enwik8"]) == 2
-    error = capsys.readouterr().err
-    assert "removed" in error and "run the command again" in error and "Traceback" not in error
-    assert os.listdir(tmp_path / "cache") == []
-    with pytest.raises(InputError, match="fetch it with `shalab data enwik8`"):
-        load_corpus("enwik8")
-
-
-def test_damaged_cache_is_noticed(mirror):
-    path = fetch("enwik8")
-    content = bytearray(path.read_bytes())
-    content[12_345] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="SHA-256 .* expected .* remove it and fetch it again"):
-        load_corpus("enwik8")
-    path.write_bytes(content[:-1])
-    with pytest.raises(InputError, match="300,006 bytes, expected 300,007"):
-        load_corpus("enwik8")
-
-
-def test_unknown_name():
-    with pytest.raises(InputError, match="no corpus is called 'text8'; there are enwik6, enwik7, enwik8, enwik9"):
-        fetch("text8")
-
-
-def test_the_whole_road_of_a_downloaded_corpus(mirror, capsys):
-    """Broken download, resumed, verified, trained on, left early, resumed, scored: the full-size road in small."""
-    mirror.budget = 100_000
-    assert main(["data", "enwik8"]) == 2
-    mirror.budget = None
-    assert main(["data", "enwik8"]) == 0
-    run = Run.create("run", "tiny", PRESETS["tiny"], "enwik8", budget=Budget(steps=9))
-    for event in run.events():
-        if event.step == 4:
-            break
-    assert main(["train", "--resume", "--out", "run", "--data", "enwik8"]) == 0
-    assert main(["eval", "run", "--split", "valid", "--window", "64"]) == 0
-    assert "enwik8 valid: " in capsys.readouterr().out.splitlines()[-1]
-
-
-def test_a_folder_is_its_files_in_order(tmp_path):
+def texts(tmp_path):
+    """A folder of 61 bytes in three files."""
     folder = tmp_path / "texts"
     (folder / "b").mkdir(parents=True)
     for name, content in (("c.txt", b"c" * 17), ("b/z.txt", b"z" * 13), ("a.txt", b"a" * 31)):
         (folder / name).write_bytes(content)
-    assert bytes(load_corpus(str(folder)).data) == b"a" * 31 + b"z" * 13 + b"c" * 17
-    (folder / "c.txt").write_bytes(b"d" * 19)
-    assert bytes(load_corpus(str(folder)).data) == b"a" * 31 + b"z" * 13 + b"d" * 19
+    return folder
+
+
+def read(folder):
+    return load_corpus(str(folder)).data.tobytes()
+
+
+def test_a_folder_is_its_files_in_order(texts):
+    assert read(texts) == b"a" * 31 + b"z" * 13 + b"c" * 17
+    assert str(load_corpus("texts")) == "texts (61 bytes in 3 files)"
+
+
+def test_an_edit_is_seen_though_size_and_time_stay(texts):
+    before = (texts / "c.txt").stat()
+    (texts / "c.txt").write_bytes(b"d" * 17)
+    os.utime(texts / "c.txt", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert read(texts) == b"a" * 31 + b"z" * 13 + b"d" * 17
+
+
+def test_reading_a_folder_leaves_nothing_in_the_cache(texts, tmp_path):
+    opened = []
+    for letter in b"defg":
+        (texts / "c.txt").write_bytes(bytes([letter]) * 17)
+        opened.append(load_corpus(str(texts)))
+        assert os.listdir(tmp_path / "cache") == []
+    assert [bytes(each.data[-17:]) for each in opened] == [bytes([letter]) * 17 for letter in b"defg"]
+
+
+def test_hidden_files_and_folders_are_left_out(texts):
+    before = read(texts)
+    for hidden in (".DS_Store", "b/.z.swp", ".git/objects/pack", "b/.cache/x"):
+        (texts / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (texts / hidden).write_bytes(b"hidden" * 99)
+    assert read(texts) == before
+    texts.rename(texts.with_name(".texts"))  # only what is below the folder counts
+    assert read(texts.with_name(".texts")) == before
+
+
+def test_what_is_no_file_is_left_out_and_never_waited_for(texts):
+    before = read(texts)
+    os.mkfifo(texts / "pipe")
+    (texts / "b" / "up").symlink_to("..")
+    assert read(texts) == before
+    (texts / "linked").symlink_to("a.txt")
+    assert read(texts) == before + b"a" * 31
+
+
+def test_a_link_that_leads_nowhere_is_named(texts):
+    (texts / "b" / "gone").symlink_to("absent")
+    with pytest.raises(InputError, match=r"cannot read \S*/b/gone \(No such file"):
+        read(texts)
+    (texts / "b" / "gone").unlink()
+    (texts / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"cannot read \S*/loop \(Too many levels"):
+        read(texts)
+
+
+def refusing(name, real):
+    """`real` for every path but the one called `name`; tests may run as root, whom the system refuses nothing."""
+
+    def call(path, *arguments, **options):
+        if os.path.basename(path) == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    return call
+
+
+@pytest.mark.parametrize("owner, call, name", [(Path, "open", "z.txt"), (os, "scandir", "b"), (Path, "stat", "a.txt")])
+def test_what_cannot_be_read_in_a_folder_is_named(texts, monkeypatch, capsys, owner, call, name):
+    monkeypatch.setattr(owner, call, refusing(name, getattr(owner, call)))
+    assert main(["train", "--data", "texts", "--steps", "1"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and f"{name} (Permission denied)" in lines[0] and "cannot read texts/" in lines[0]
+
+
+def test_a_folder_that_vanishes_is_named(texts, monkeypatch):
+    (texts / "a.txt").unlink()
+    walk = os.walk
+
+    def vanishing(*arguments, **options):
+        found = list(walk(*arguments, **options))
+        shutil.rmtree(texts)
+        return found
+
+    monkeypatch.setattr(os, "walk", vanishing)
+    with pytest.raises(InputError, match="No such file"):
+        read(texts)
+
+
+@pytest.mark.parametrize("files, message", [((), "empty holds no file to read"), (("a", "b"), "empty is empty")])
+def test_an_empty_folder_is_called_by_its_path(tmp_path, files, message):
+    (tmp_path / "empty").mkdir()
+    for name in files:
+        (tmp_path / "empty" / name).touch()
+    with pytest.raises(InputError, match=message):
+        load_corpus("empty")
+
+
+def test_a_folder_without_a_name_gets_its_real_one(texts, monkeypatch):
+    monkeypatch.chdir(texts / "b")
+    assert [load_corpus(path).name for path in ("..", "../", str(texts))] == ["texts"] * 3
+    monkeypatch.chdir(texts)
+    assert [load_corpus(path).name for path in (".", "b/..")] == ["texts"] * 2
+    with pytest.raises(InputError, match="no file at"):
+        load_corpus("")
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path, capsys):
+    (tmp_path / "big").mkdir()
+    (tmp_path / "big" / "file").write_bytes(bytes(300_000))
+    with small_disk(100_000):
+        assert main(["plan", "--data", "big"]) == 2
+    what = f"cannot write {tmp_path / 'cache'} (File too large)"
+    assert capsys.readouterr().err == f"shalab: {what}: make room, or name another folder in $SHALAB_CACHE\n"
+    assert os.listdir(tmp_path / "cache") == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(texts, tmp_path, monkeypatch):
+    monkeypatch.setenv("SHALAB_CACHE", str(texts / "a.txt" / "cache"))
+    with pytest.raises(InputError, match=r"cannot write \S*a.txt\S* \(Not a directory\)"):
+        read(texts)
+
+
+def odd_paths(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_bytes(b"x" * 99)
+
+
+@pytest.mark.parametrize(
+    "path, message",
+    [
+        ("/dev/zero", "/dev/zero is a device or a pipe; give a file or a folder"),
+        ("pipe", "pipe is a device or a pipe"),
+        ("loop", "cannot read loop (Too many levels of symbolic links)"),
+        ("file/below", "cannot read file/below (Not a directory)"),
+        ("x" * 999, "(File name too long)"),
+    ],
+)
+def test_odd_paths_get_one_sentence(tmp_path, capsys, path, message):
+    odd_paths(tmp_path)
+    assert main(["plan", "--data", path]) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+
+
+def test_an_unreadable_file_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"x" * 99)
+    monkeypatch.setattr(corpus, "open", refusing("file", open), raising=False)
+    with pytest.raises(InputError, match=r"cannot read file \(Permission denied\)"):
+        load_corpus("file")
+
+
+def test_a_damaged_enwik6_is_noticed(tmp_path, monkeypatch):
+    packed = bytearray((assets_dir() / "enwik6.xz").read_bytes())
+    packed[len(packed) // 2] ^= 1
+    (tmp_path / "enwik6.xz").write_bytes(packed)
+    monkeypatch.setattr(corpus, "assets_dir", lambda: tmp_path)
+    with pytest.raises(InputError, match="enwik6.xz is damaged .* install shalab again"):
+        load_corpus("enwik6")
+
+
+def test_a_training_says_first_what_it_reads_and_when_its_scores_will_say_little(tmp_path, capsys):
+    (tmp_path / "short").mkdir()
+    for name, size in (("a", 101), ("b", 99)):
+        (tmp_path / "short" / name).write_bytes(bytes(range(size)))
+    assert main(["train", "--preset", "tiny", "--data", "short", "--steps", "1", "--batch-size", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "tiny on short (200 bytes in 2 files), " in out.splitlines()[0]
+    assert out.count("caution: valid has only 10 bytes and test 10: their scores say little") == 1
+
+
+def test_ten_thousand_bytes_are_enough_to_judge_by():
+    assert corpus.Corpus("long", np.zeros(200_000, np.uint8)).caution == load_corpus("enwik6").caution == ""
+    assert "valid has only 9,999 bytes" in corpus.Corpus("less", np.zeros(199_979, np.uint8)).caution

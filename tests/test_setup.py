@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    "errors metrics corpus batches parallel device dropout lstm attention boom induction model optim "
+    "errors metrics corpus download batches parallel device dropout lstm attention boom induction model optim "
     "evaluate generate checkpoint train presets plan run cli"
 ).split()
 
