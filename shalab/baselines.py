@@ -19,9 +19,13 @@ PUBLISHED = (
     ("SHA-RNN, one head (Merity 2019)", 1.076, "52M"),
     ("SHA-RNN, a head in every block (Merity 2019)", 1.068, "54M"),
     ("AWD-LSTM (Merity et al. 2018)", 1.232, "47M"),
+    ("LSTM, tuned (Melis et al. 2019)", 1.195, "48M"),
+    ("Mogrifier LSTM (Melis et al. 2019)", 1.146, "48M"),
     ("Transformer-XL, 12 layers (Dai et al. 2019)", 1.06, "41M"),
     ("Transformer-XL, 18 layers (Dai et al. 2019)", 1.03, "88M"),
     ("Adaptive Span Transformer (Sukhbaatar et al. 2019)", 1.02, "38M"),
+    ("SRU++, base (Lei 2021)", 0.974, "108M"),
+    ("SRU++, large (Lei 2021)", 0.953, "195M"),
 )
 
 
