@@ -59,5 +59,5 @@ def test_the_complete_run_says_that_it_was_stopped_and_goes_on(tmp_path):
 
 def test_the_complete_run_begun_twice_trains_once(tmp_path):
     begun = "first = run; assert first._thread.is_alive()"
-    ended = "print(first._thread.is_alive(), first is run, run.trainer.step);"
+    ended = "print(first._thread.is_alive(), first is run, run.trainer.step)"
     assert run("06", ["cell-02", "cell-04", begun, "cell-02", ended], tmp_path)[4] == "False False 0\n"
