@@ -1,6 +1,7 @@
 import bz2
 import json
 import math
+import sys
 import threading
 
 import numpy as np
@@ -14,6 +15,7 @@ from shalab.corpus import Corpus, assets_dir, load_corpus
 from shalab.device import Precision
 from shalab.evaluate import Dynamic, charges, dynamic_charges, dynamic_evaluate, evaluate
 from shalab.generate import as_text, generate, generate_batch, sample
+from shalab.laboratory.archivers import ARCHIVERS, measured
 from shalab.metrics import bits_per_byte, perplexity
 
 
@@ -147,6 +149,22 @@ def test_bzip2_has_each_piece_of_a_slice_in_one_block_with_what_precedes_it():
         for begin in (start, len(runs) - 899_981)
     ]
     assert blocks == [1, 2]
+
+
+def test_an_archiver_is_charged_for_what_a_slice_adds(tmp_path, monkeypatch):
+    """By a program of zpaq's name that keeps one byte of four, and 100 of its own."""
+    program = tmp_path / "zpaq"
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nif len(sys.argv) == 1: sys.exit('zpaq v0')\n"
+        "add, archive, name, level = sys.argv[1:]\n"
+        "open(archive, 'wb').write(open(name, 'rb').read()[::4] + bytes(100))\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    corpus = Corpus("mine", np.zeros(4000, np.uint8))
+    size, version = ARCHIVERS["zpaq -m5"]
+    found = measured(corpus, size, version())
+    assert (found["version"], found["sizes"], found["bpc"]) == ("zpaq v0", [1000, 1050, 1100], [2, 2])
 
 
 def test_archivers_are_those_of_the_result_file_and_of_enwik6_only():
