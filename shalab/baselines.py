@@ -1,11 +1,15 @@
 """What a model is compared with: compressors, counting, and published results. For display only."""
 
 import bz2
+import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+
+from shalab.corpus import Corpus, assets_dir
 
 BLOCK = 1 << 20
 
@@ -15,36 +19,71 @@ PUBLISHED = (
     ("SHA-RNN, one head (Merity 2019)", 1.076, "52M"),
     ("SHA-RNN, a head in every block (Merity 2019)", 1.068, "54M"),
     ("AWD-LSTM (Merity et al. 2018)", 1.232, "47M"),
+    ("LSTM, tuned (Melis et al. 2019)", 1.195, "48M"),
+    ("Mogrifier LSTM (Melis et al. 2019)", 1.146, "48M"),
     ("Transformer-XL, 12 layers (Dai et al. 2019)", 1.06, "41M"),
     ("Transformer-XL, 18 layers (Dai et al. 2019)", 1.03, "88M"),
     ("Adaptive Span Transformer (Sukhbaatar et al. 2019)", 1.02, "38M"),
+    ("SRU++, base (Lei 2021)", 0.974, "108M"),
+    ("SRU++, large (Lei 2021)", 0.953, "195M"),
 )
 
-COMPRESSORS: dict[str, Callable] = {
-    "gzip -9": lambda: zlib.compressobj(9, wbits=31),
-    "bzip2 -9": lambda: bz2.BZ2Compressor(9),
-    "xz -9e": lambda: lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME),
+
+@dataclass(frozen=True)
+class Compressor:
+    """A compressor, and how much of what precedes a slice it is given.
+
+    begin   starts a stream
+    given   bytes before the slice that it reads first; of one that works in blocks, a block's bytes, slice included
+    seen    how much of what precedes the slice it can use, in words
+    blocks  whether it codes each block as if nothing preceded it
+    """
+
+    begin: Callable
+    given: int
+    seen: str
+    blocks: bool = False
+
+
+COMPRESSORS = {
+    "gzip -9": Compressor(lambda: zlib.compressobj(9, wbits=31), 1 << 20, "the last 32 kB"),
+    "bzip2 -9": Compressor(lambda: bz2.BZ2Compressor(9), 899_981, "the last 800 to 850 kB", blocks=True),
+    "xz -9e": Compressor(lambda: lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME), 64 << 20, "the last 67 MB"),
 }
+PIECE = 100_000  # bytes of a slice that share a block with what precedes them
 
 
 def compressed_size(data: np.ndarray, compressor: str) -> int:
     """Bytes that (N,) uint8 data takes, compressed as a stream, so that memory does not grow with N."""
-    stream = COMPRESSORS[compressor]()
+    stream = COMPRESSORS[compressor].begin()
     blocks = (data[begin : begin + BLOCK].tobytes() for begin in range(0, len(data), BLOCK))
     return sum(len(stream.compress(block)) for block in blocks) + len(stream.flush())
 
 
-def compressor_bpc(data: np.ndarray, bounds: list[int], compressor: str) -> Iterator[float]:
-    """Bits per byte of each slice bounds[i]:bounds[i + 1] *given all bytes before it*.
+def compressor_bpc(data: np.ndarray, begin: int, end: int, compressor: str) -> float:
+    """Bits per byte of data[begin:end] given what precedes it, as far as the compressor can look back.
 
-    That is the size of prefix and slice together less the size of the prefix, so that a compressor has
-    seen what the model has seen.
+    That is the size of prefix and slice together less the size of the prefix. A compressor that works in blocks takes
+    the slice in pieces, each in one block with as much of what precedes it as fits.
     """
-    before = compressed_size(data[: bounds[0]], compressor)
-    for begin, end in zip(bounds, bounds[1:], strict=False):
-        size = compressed_size(data[:end], compressor)
-        yield 8 * (size - before) / (end - begin)
-        before = size
+    method, longer = COMPRESSORS[compressor], 0
+    for low in range(begin, end, PIECE if method.blocks else end - begin):
+        high = min(low + PIECE, end) if method.blocks else end
+        start = _block_start(data, high, method.given) if method.blocks else max(0, low - method.given)
+        longer += compressed_size(data[start:high], compressor) - compressed_size(data[start:low], compressor)
+    return 8 * longer / (end - begin)
+
+
+def _block_start(data: np.ndarray, end: int, block: int) -> int:
+    """Where the longest piece up to `end` begins that fits into one of bzip2's blocks, with a byte for each run.
+
+    Before bzip2 fills a block it writes the length of every run of four or more equal bytes behind the fourth.
+    """
+    start = max(0, end - block)
+    same = data[start + 1 : end] == data[start : end - 1]
+    four = same[2:] & same[1:-1] & same[:-2]  # ... equal bytes from here on
+    runs = int(four[:1].sum() + (four[1:] & ~four[:-1]).sum())
+    return max(0, end - block + runs)
 
 
 def unigram_bpc(data: np.ndarray, begin: int, end: int) -> float:
@@ -60,12 +99,20 @@ def _histogram(data: np.ndarray) -> np.ndarray:
 
 
 def baselines(data: np.ndarray, bounds: dict[str, tuple[int, int]]) -> dict[str, tuple[float, float]]:
-    """Name -> (valid, test) bits per byte: uniform, unigram, gzip, bzip2, xz."""
-    (begin, middle), (_, end) = bounds["valid"], bounds["test"]
-    result = {
-        "uniform": (8.0, 8.0),
-        "unigram": (unigram_bpc(data, begin, middle), unigram_bpc(data, middle, end)),
-    }
+    """Name -> (valid, test) bits per byte: uniform, unigram, gzip, bzip2, xz; minutes for enwik8."""
+    splits = bounds["valid"], bounds["test"]
+    result = {"uniform": (8.0, 8.0), "unigram": tuple(unigram_bpc(data, *split) for split in splits)}
     for compressor in COMPRESSORS:
-        result[compressor] = tuple(compressor_bpc(data, [begin, middle, end], compressor))
+        result[compressor] = tuple(compressor_bpc(data, *split, compressor) for split in splits)
     return result
+
+
+def archivers(corpus: Corpus) -> dict[str, tuple[float, float]]:
+    """Name -> (valid, test) bits per byte of stronger archivers, from `shalab.laboratory.archivers`: for enwik6 alone.
+
+    Empty for another corpus.
+    """
+    found = json.loads((assets_dir() / "results" / "archivers.json").read_text(encoding="utf-8"))
+    if corpus.sha256 != found["data_sha256"]:
+        return {}
+    return {name: tuple(row["bpc"]) for name, row in found["archivers"].items()}

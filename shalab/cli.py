@@ -307,15 +307,18 @@ def show_progress(run: Run) -> EndEvent:
 def report(run: Run, result: dict) -> None:
     """Prints the table; writes curve.png and sample.txt."""
     from shalab import plots  # matplotlib takes a second to import; only here it is needed
-    from shalab.baselines import PUBLISHED, baselines
+    from shalab.baselines import COMPRESSORS, PUBLISHED, archivers, baselines
 
-    print("comparing with gzip, bzip2 and xz, given the same preceding bytes ...", flush=True)
-    rows = [(name, *scores) for name, scores in baselines(run.corpus.data, run.corpus.bounds).items()]
+    seen = "; ".join(f"{name}: {compressor.seen}" for name, compressor in COMPRESSORS.items())
+    print(f"comparing with compressors, given what they can use of the bytes before ({seen}) ...", flush=True)
+    rivals = baselines(run.corpus.data, run.corpus.bounds) | archivers(run.corpus)
+    rows = [(name, *scores) for name, scores in rivals.items()]
     xz = next(valid for name, valid, _ in rows if name.startswith("xz"))
     rows.append((f"this model, {result['n_parameters']:,} parameters", result["valid_bpc"], result["test_bpc"]))
     rows.sort(key=lambda row: -row[2])
     lines = [f"{'bits per byte':<56}{'valid':>9}{'test':>9}"]
     lines += [f"{name:<56}{valid:>9.3f}{test:>9.3f}" for name, valid, test in rows]
+    lines += ["a compressor goes on learning while it is tested; this model does so with `shalab eval RUN --dynamic`"]
     lines += ["full-size results on enwik8, as published"]
     lines += [f"{f'{name}, {size}':<56}{'':>9}{test:>9.3f}" for name, test, size in PUBLISHED]
     print("\n".join(lines))

@@ -74,15 +74,22 @@ def bigram(train: np.ndarray, text: np.ndarray) -> float:
     return _bigram(train, text)
 
 
+READ = 840_000  # bytes of the prefix, so that a text of up to 50,000 fits into the same block of bzip2
+
+
 def _size(data: bytes) -> int:
     return len(bz2.compress(data))
 
 
 def _phrases(generator):
-    for n_prefix, n_text in ((700, 300), (1100, 500)):
+    for n_prefix, n_text in ((700, 300), (250_000, 500)):  # the second prefix is longer than a block
         draws = torch.randint(7, (n_prefix + n_text,), generator=generator).tolist()
         words = [("the ", "town ", "of ", "is ", "a ", "[[link]] ", "\n")[draw] for draw in draws]
         yield "".join(words[:n_prefix]).encode(), "".join(words[n_prefix:]).encode()
+
+
+def _longer(prefix, text):
+    return _size(prefix[-READ:] + text) - _size(prefix[-READ:])
 
 
 @exercise(
@@ -92,20 +99,24 @@ def _phrases(generator):
             lambda prefix, text: 8 * _size(text) / len(text),
             "The compressor starts from nothing here. It should have seen the prefix, as a model has.",
         ),
+        "the whole prefix": (
+            lambda prefix, text: 8 * (_size(prefix + text) - _size(prefix)) / len(text),
+            "A long prefix fills a block of bzip2's, and the next one starts from nothing: keep prefix[-840_000:].",
+        ),
         "the prefix charged as well": (
-            lambda prefix, text: 8 * _size(prefix + text) / len(text),
+            lambda prefix, text: 8 * _size(prefix[-READ:] + text) / len(text),
             "Subtract what the prefix costs by itself.",
         ),
         "divided by everything": (
-            lambda prefix, text: 8 * (_size(prefix + text) - _size(prefix)) / len(prefix + text),
+            lambda prefix, text: 8 * _longer(prefix, text) / len(prefix[-READ:] + text),
             "Only the text is charged, so divide by the bytes of the text.",
         ),
         "bytes for bits": (
-            lambda prefix, text: (_size(prefix + text) - _size(prefix)) / len(text),
+            lambda prefix, text: _longer(prefix, text) / len(text),
             "Sizes are in bytes, and a byte has 8 bits.",
         ),
     },
 )
 def given(prefix: bytes, text: bytes) -> float:
-    """Bits per byte of `text` under bz2, for a reader who has the prefix already."""
-    return 8 * (_size(prefix + text) - _size(prefix)) / len(text)
+    """Bits per byte of `text` under bz2, for a reader who has the prefix's last 840,000 bytes already."""
+    return 8 * _longer(prefix, text) / len(text)
