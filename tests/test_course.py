@@ -69,9 +69,9 @@ def test_a_copy_has_no_outputs_and_is_never_overwritten(stored):
     assert [cell.source for cell in copied.cells[1:]] == list(CELLS)
     assert not any(cell.outputs or cell.execution_count for cell in copied.cells[1:])
     assert Path("my-course/solutions/00_a.ipynb").exists()
-    Path("my-course/00_a.ipynb").write_text("mine")
+    Path("my-course/00_a.ipynb").write_text("mine", encoding="utf-8")
     assert course.main(["copy"]) == 0
-    assert Path("my-course/00_a.ipynb").read_text() == "mine"
+    assert Path("my-course/00_a.ipynb").read_text(encoding="utf-8") == "mine"
     assert course.copy(fresh=True) == Path("my-course-2") and course.copy(fresh=True) == Path("my-course-3")
     assert {path.name for path in Path().iterdir()} >= {"my-course", "my-course-2", "my-course-3"}
     assert not list(Path().glob("tmp*"))
@@ -94,7 +94,7 @@ def test_the_rule_for_pages_knows_what_is_fetched():
 
 def test_pages_need_no_network_and_show_equations_and_pictures(stored, tmp_path):
     course.main(["html", str(tmp_path / "pages")])
-    page = (tmp_path / "pages" / "00_a.html").read_text()
+    page = (tmp_path / "pages" / "00_a.html").read_text(encoding="utf-8")
     assert (tmp_path / "pages" / "solutions" / "00_a.html").exists()
     assert not loaded_from_hosts(page)
     assert page.count("<math") == 2 and page.count("<mtr>") == 2 and "<msqrt>" in page
@@ -107,7 +107,7 @@ def test_no_page_of_the_course_needs_a_network(tmp_path):
     pages = list(tmp_path.rglob("*.html"))
     assert len(pages) >= len(course.notebooks())
     for page in pages:
-        text = page.read_text()
+        text = page.read_text(encoding="utf-8")
         assert not loaded_from_hosts(text), page
         assert "$$" not in text and "\\begin{" not in text and "<mi>&" not in text, page
         assert "No description has been provided" not in text, page

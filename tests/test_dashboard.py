@@ -356,7 +356,7 @@ def test_a_dashboard_made_while_a_run_is_under_way_shows_it_all(tmp_path, text, 
 
 def test_a_run_that_was_killed_is_unfinished(tmp_path):
     lines = [json.dumps(line) for line in recorded()[:-1]]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"event": "st')
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"event": "st', encoding="utf-8")
     assert "31 of 31, 2,635 bytes read: unfinished" in Dashboard.from_folder(tmp_path).summary()
 
 
@@ -437,7 +437,9 @@ def test_dashboard_of_a_recorded_run(lab, tmp_path):
 
     Seen to fail with the axis' onchange removed.
     """
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in recorded(500)))
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in recorded(500)), encoding="utf-8"
+    )
     source = (
         "from shalab.widgets.dashboard import Dashboard\n"
         f"dashboard = Dashboard.replay({str(tmp_path)!r}, 50, dict([('xz -9e', 1.987)]))\ndashboard"

@@ -283,7 +283,7 @@ def test_explorer_in_jupyterlab(lab):
 
         with page.expect_download() as saved:
             widget.get_by_role("button", name="Save as SVG").click()
-        drawing = saved.value.path().read_text()
+        drawing = saved.value.path().read_text(encoding="utf-8")
         assert saved.value.suggested_filename == "attention.svg" and "data:image/png;base64," in drawing
         texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawing)
         assert "Query byte 4 of 5: “z” (pinned)" in texts and "age: bytes back from the query byte" in texts

@@ -14,12 +14,12 @@ ORDER = (
 
 
 def lock():
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     return {Requirement(line).name.lower().replace("_", "-"): Requirement(line) for line in lines if line[0] != "#"}
 
 
 def project():
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def test_lock_pins_everything_exactly_and_within_the_bounds():
@@ -33,13 +33,13 @@ def test_lock_pins_everything_exactly_and_within_the_bounds():
 
 
 def test_conda_takes_the_same_lock_and_python():
-    text = (ROOT / "environment.yml").read_text()
+    text = (ROOT / "environment.yml").read_text(encoding="utf-8")
     assert "- -r requirements.lock" in text and "- -e ." in text
     assert f"python{project()['project']['requires-python']}" in text
 
 
 def test_readme_names_every_module_and_no_other():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^  (\w+)\.py ", readme, re.M)
     assert listed == [*ORDER, "baselines", "plots", "tokenization", "course"]
     compared = re.findall(r"^    (\w+)\.py ", readme, re.M)
@@ -63,7 +63,7 @@ def test_no_module_but_one_names_a_device_or_moves_a_tensor():
 
 
 def _source(name):
-    return (ROOT / "shalab" / f"{name}.py").read_text()
+    return (ROOT / "shalab" / f"{name}.py").read_text(encoding="utf-8")
 
 
 def _core(name):

@@ -15,7 +15,7 @@ _FOLDER = Path(__file__).parent
 
 def source(*names: str) -> str:
     """The ESM of a widget: the shared functions of common.js, then the named files. No build step, no network."""
-    return "\n".join((_FOLDER / f"{name}.js").read_text() for name in ("common", *names))
+    return "\n".join((_FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in ("common", *names))
 
 
 def as_bytes(text: str | bytes | np.ndarray) -> bytes:
@@ -34,7 +34,7 @@ class Widget(anywidget.AnyWidget):
     functions of the data alone, so that a notebook that is executed again stores the same output.
     """
 
-    _css = (_FOLDER / "widgets.css").read_text()
+    _css = (_FOLDER / "widgets.css").read_text(encoding="utf-8")
 
     def picture(self) -> Figure:
         """What a reader sees on GitHub, in an export, or in a notebook that is not trusted."""
