@@ -27,6 +27,17 @@ def as_bytes(text: str | bytes | np.ndarray) -> bytes:
     raise InputError(f"a text must be str, bytes or an (N,) array of uint8, got {type(text).__name__}")
 
 
+def printable(data: bytes) -> str:
+    """Control characters, and bytes that are no whole UTF-8 character, as escapes."""
+    text = data.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def above(perplexity: float | None) -> str:
+    """A perplexity, or None for one that no float holds."""
+    return "above 10^308" if perplexity is None else f"{perplexity:,.2f}"
+
+
 class Widget(anywidget.AnyWidget):
     """A live view, a picture of it and its main numbers as text, in one display bundle.
 
