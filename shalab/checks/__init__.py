@@ -238,9 +238,10 @@ def _so_far(notebook: str) -> str:
 
 def _passed() -> set[str]:
     try:
-        return {key for key in json.loads(Path(PROGRESS_FILE).read_text(encoding="utf-8")) if isinstance(key, str)}
-    except (OSError, ValueError, TypeError):  # none yet, or a file that something else wrote
-        return set()
+        kept = json.loads(Path(PROGRESS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none yet, or a file that something else wrote
+        kept = []
+    return {key for key in kept if isinstance(key, str)} if isinstance(kept, list) else set()
 
 
 def _keep(key: str) -> str | None:
@@ -250,5 +251,7 @@ def _keep(key: str) -> str | None:
         part.write_text(json.dumps(sorted(_passed() | {key}), indent=1) + "\n", encoding="utf-8")
         os.replace(part, PROGRESS_FILE)
     except OSError as error:
-        return f"This could not be kept for the count of what is done: {Path.cwd()} cannot be written ({error.strerror})."
+        return (
+            f"This could not be kept for the count of what is done: {Path.cwd()} cannot be written ({error.strerror})."
+        )
     return None
