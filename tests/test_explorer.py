@@ -254,23 +254,30 @@ def test_explorer_in_jupyterlab(lab):
         page.mouse.move(box["x"] + 50, box["y"] + box["height"] * 0.9)
         assert title.inner_text() == "Query byte 1 of 5: “⟨FF⟩” (pinned)"
         page.mouse.move(0, 0)
-        assert state() == "1 0 4 1"
+        assert state() == "1 0 1 1"
 
         widget.get_by_role("group", name="Map of weights").focus()
+        slider = widget.get_by_role("slider", name="Query byte")
+        mark = widget.locator("svg > g").nth(1)
         for key, row in (("Home", 0), ("ArrowDown", 1), ("ArrowDown", 2), ("ArrowUp", 1), ("End", 4), ("PageUp", 3)):
             page.keyboard.press(key)
-            assert widget.get_by_role("slider", name="Query byte").input_value() == str(row), key
-        page.keyboard.press("Enter")
-        assert title.inner_text() == "Query byte 3 of 5: “&” (pinned)"
+            assert slider.input_value() == str(row), key  # slider, text and mark tell of one row
+            assert title.inner_text().startswith(f"Query byte {row} of 5") and "(pinned)" in title.inner_text()
+            assert mark.locator("path").count() == 1
+            assert float(mark.locator("line").first.get_attribute("y1")) == pytest.approx(24 + 320 * (row + 0.5) / 5)
         assert state() == "1 0 3 3"
-        widget.get_by_role("slider", name="Query byte").focus()
+        page.keyboard.press("Enter")
+        assert title.inner_text() == "Query byte 3 of 5: “&”" and state() == "1 0 3 None"
+        page.keyboard.press("Enter")
+        assert title.inner_text() == "Query byte 3 of 5: “&” (pinned)" and state() == "1 0 3 3"
+        slider.focus()
         page.keyboard.press("ArrowUp")
         page.keyboard.press("ArrowLeft")
         widget.get_by_role("button", name="Unpin").click()
         assert state() == "1 0 1 None"
 
         lab.execute(page, "e.pinned = 4")
-        assert title.inner_text() == "Query byte 4 of 5: “z” (pinned)"
+        assert title.inner_text() == "Query byte 4 of 5: “z” (pinned)" and slider.input_value() == "4"
         widget.get_by_role("combobox", name="Head").select_option("1")
         widget.get_by_role("img", name="Attention of block 1, head 1").wait_for()
         assert first.all_inner_texts()[0] == "0.111"

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+from lab import violations
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
@@ -227,3 +228,56 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="No space left"):
         plots.save(figure, tmp_path / "curve.png")
     assert not list(tmp_path.iterdir())
+
+
+HOSTILE = (
+    "<script>alert(1)</script></script><img src=x onerror=alert(2)>\"'&amp; "
+    "\x00\x1b[31m\u202eabc\u2066\ufeff</textarea>"
+)
+PAGE = f"""
+import json
+import numpy as np
+from IPython.display import display
+from shalab.checks import Verdict
+from shalab.plots import Picture, ladder
+from shalab.tokenization import Claim
+from shalab.widgets import *
+from shalab.widgets.history import History
+name = {HOSTILE!r}
+text = name.encode()
+n = len(text)
+line = dict(event="step", step=1, n_bytes=9, elapsed_s=0.1, total_steps=9, bpc=8.0, lr=1e-3, grad_norm=float("inf"))
+lines = [line, dict(line, step=2, bpc=7.99), dict(line, step=3, bpc=8.01, grad_norm=0.5)]
+lines.append(dict(event="sample", step=3, text=text.decode("latin-1")))
+trust = [dict(event="trust", step=step, tensors={{name: (1.0, 2.0, 0.5)}}) for step in (1, 2)]
+history = History(lines + trust)
+history.error = name
+history.state = name
+for widget in (
+    AttentionExplorer(np.tril(np.ones((n, n))) / np.arange(1, n + 1)[:, None], text),
+    MemoryView(5, 12, 1, text), SurpriseMap(text, {{name: np.ones(n), name + "2": np.zeros(n)}}),
+    TokenExplorer(text, np.ones(n), {{name: np.array([n])}}), ClaimDial([Claim(name, text, np.ones(n), text)], name),
+    TrustInspector(trust), Dashboard(history=history, references={{name: 7.0}}), BoomExplorer(7, 2),
+    Picture(ladder({{name: 2.0}}, name), name), Verdict("wrong", name),
+):
+    display(widget)
+"""
+
+
+def test_hostile_texts_do_nothing_in_the_browser(lab):
+    """No script runs, no element comes into being, no error is in the console; every widget shows its text."""
+    with lab.notebook(PAGE, name="hostile.ipynb", height=6000) as page:
+        assert page.evaluate("document.querySelectorAll('img[src=x], .shalab script, .shalab textarea').length") == 0
+        widgets = page.locator(".jp-OutputArea-output .shalab")
+        assert widgets.count() == 8
+        for place in range(7):
+            shown = widgets.nth(place)
+            content = shown.inner_text() + str(shown.evaluate("node => node.innerHTML"))
+            assert "alert(1)" in content or place == 1, place
+            assert not any(sign in shown.inner_text() for sign in "\u202e\ufeff\x1b") or place > 1, place
+        norm = page.get_by_role("img", name="gradient norm 0.5")
+        norm.wait_for()
+        assert page.locator("img[alt*='<script>']").count() == 1
+        assert page.get_by_role("status").last.inner_text().startswith("✘ <script>alert(1)</script>")
+        assert violations(page, ".shalab") == []
+        lab.picture(page.locator(".jp-Notebook"), "hostile")
