@@ -1,10 +1,16 @@
 """Every picture shows its data, however odd they are: no warning, nothing outside the axes, no name that breaks it."""
 
 import math
+import os
+import random
+import sys
+import threading
 import warnings
 
+import matplotlib
 import numpy as np
 import pytest
+import torch
 from lab import violations
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -22,6 +28,7 @@ from shalab.widgets import (
     TokenExplorer,
     TrustInspector,
 )
+from shalab.widgets.base import source
 from shalab.widgets.history import History
 
 NAMES = ("plain", "_hidden", "$x_$ \\frac", "<script>alert(1)</script>", "名字\x00\x1b[31m\u202e", "long " * 40)
@@ -228,6 +235,63 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="No space left"):
         plots.save(figure, tmp_path / "curve.png")
     assert not list(tmp_path.iterdir())
+
+
+def global_state():
+    """What a kernel shares among all that runs in it."""
+    sdp = torch.backends.cuda
+    return {
+        "matplotlib": dict(matplotlib.rcParams), "pyplot": "matplotlib.pyplot" in sys.modules,
+        "warnings": list(warnings.filters), "environment": dict(os.environ), "stdout": sys.stdout.errors,
+        "threads": (threading.active_count(), torch.get_num_threads()), "hooks": (sys.excepthook, sys.displayhook),
+        "formats": (torch.get_default_dtype(), torch.get_float32_matmul_precision(), sdp.matmul.allow_tf32),
+        "attention": (sdp.flash_sdp_enabled(), sdp.mem_efficient_sdp_enabled(), sdp.math_sdp_enabled()),
+        "draws": (torch.get_rng_state().tolist(), repr(np.random.get_state()), random.getstate()),
+        "gradients": torch.is_grad_enabled(),
+    }  # fmt: skip
+
+
+def test_opening_a_widget_changes_nothing_that_others_see(small, text):
+    before = global_state()
+    for make in WIDGETS.values():
+        make()
+    for opened in (SurpriseMap.from_model(small, text[:99], 9), AttentionExplorer.from_model(small, text[:99], 7)):
+        opened._repr_mimebundle_()
+    Dashboard(history=History(run(NUMBERS["near 8"])))._repr_mimebundle_()
+    assert global_state() == before and small.training
+
+
+# What plot() draws into a panel of 400 x 200, without a panel: its points and its texts.
+PLOT = """
+([script, y, settings]) => {
+  const { plot } = new Function(`${script}; themed = () => "#000"; return { plot };`)();
+  const points = [], dots = [], texts = [], say = (list) => (...drawn) => list.push(drawn);
+  const known = { lineTo: say(points), moveTo: say(points), arc: say(dots), fillText: say(texts) };
+  const context = new Proxy({ canvas: null, measureText: () => ({ width: 9 }) }, {
+    get: (target, name) => known[name] ?? target[name] ?? (() => {}), set: () => true,
+  });
+  const curves = [{ x: y.map((_, i) => i + 1), y, ink: "--x", name: "curve" }];
+  plot(context, 400, 200, { title: "title", curves, ...settings });
+  return { points, dots, texts: texts.map(([text, x, y]) => [String(text), x, y]) };
+}
+"""
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("y", [[point[0] for point in numbers] for numbers in NUMBERS.values()], ids=NUMBERS)
+def test_panels_of_the_dashboard_show_their_data(lab, y, log):
+    page = lab.browser.new_page()
+    y = [plots.finite(value) for value in y]
+    there = [value for value in y if value is not None and (value > 0 or not log)]
+    drawn = page.evaluate(PLOT, [source("chart"), y, {"log": log, "levels": [] if log else [{"name": "xz", "y": 7.5}]}])
+    page.close()
+    names = [text for text, *_ in drawn["texts"]]
+    assert ("nothing yet" in names) == (not there) and ("curve" in names) == bool(there)
+    if there:
+        assert all(46 <= x <= 392 and 22 <= y <= 180 for x, y in drawn["points"]), drawn
+        marks = [text for text, x, _ in drawn["texts"] if x == 41]  # beside the axis
+        assert len(set(marks)) == len(marks) >= 2, marks
+        assert drawn["dots"] or len(there) > 1
 
 
 HOSTILE = (

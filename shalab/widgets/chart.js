@@ -142,7 +142,7 @@ function plot(context, width, height, { curves, levels = [], title, xName, log =
   let at = right;
   context.font = font(12);
   context.textAlign = "right";
-  for (const { name, ink } of curves.filter((curve) => curve.name).reverse()) {
+  for (const { name, ink } of curves.filter((curve) => curve.name && curve.y.some(good)).reverse()) {
     context.fillStyle = shade("--shalab-ink");
     context.fillText(name, at, 13);
     at -= context.measureText(name).width + 5;
