@@ -70,6 +70,15 @@ def draw_learning_curve(axes, train: list, valid: list, references: dict[str, fl
             ha="right", color=GREY,
         )  # fmt: skip
     axes.set(xlabel="bytes read, millions", ylabel="bits per byte", xlim=(0, None))
+    # A twentieth of the training may run out at the top: its fall would leave no room for what follows.
+    rest = [bpc for _, bpc in valid] + list((references or {}).values())
+    every, late = (
+        [bpc for bpc in [point[1] for point in part] + rest if finite(bpc) is not None]
+        for part in (train, train[len(train) // 20 :])
+    )
+    if late:
+        low, high = min(every), max(late)
+        axes.set_ylim(low - (0.05 * (high - low) or 0.5), high + (0.05 * (high - low) or 0.5))
     axes.ticklabel_format(useOffset=False)
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:

@@ -284,7 +284,7 @@ def test_explorer_in_jupyterlab(lab):
         widget.get_by_role("combobox", name="Block").select_option("3")
         image = widget.get_by_role("img", name="Attention of block 3, head 1")
         image.wait_for()
-        assert image.evaluate(CELLS) == shown and state() == "3 1 1 4"
+        assert image.evaluate(CELLS) == shown and state() == "3 1 4 4"
 
         assert "weight ≤ 0.0" in widget.locator("svg").first.inner_html()
         widget.get_by_role("combobox", name="Colour").select_option("linear")

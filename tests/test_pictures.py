@@ -110,6 +110,14 @@ def test_learning_curves(numbers, valid):
     assert all(low < score < high for score in scores)
 
 
+def test_the_fall_at_the_start_leaves_room_for_what_follows():
+    numbers = [(10.0, 1.0)] * 2 + [(2.0, 1.0)] * 198
+    low, high = plots.learning_curve(run(numbers)).axes[0].get_ylim()
+    assert low < 2.0 and high < 8.0
+    low, high = plots.learning_curve(run(numbers, (9.5, 2.1))).axes[0].get_ylim()  # a score never runs out
+    assert low < 2.0 and 9.5 < high
+
+
 def test_a_point_that_stands_alone_is_a_dot():
     (line,) = plots.learning_curve(run(NUMBERS["one"])).axes[0].lines
     assert line.get_marker() == "o"

@@ -42,7 +42,7 @@ function logTicks(low, high) {
   const found = [], steps = high / low < 100 ? [1, 2, 5] : [1];
   for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power++) found.push(...steps.map((m) => m * 10 ** power));
   const inside = found.filter((value) => value >= low && value <= high);
-  return inside.length > 1 ? inside : ticks(low, high, 3);
+  return inside.length > 1 ? inside : ticks(low, high, 5); // at least two
 }
 
 /**
@@ -51,8 +51,9 @@ function logTicks(low, high) {
  *           has a gap where its y is no number
  *   levels  {name, y}: dashed lines across
  *   now     an x to mark
+ *   ceiling what is above it may run out at the top
  */
-function plot(context, width, height, { curves, levels = [], title, xName, log = false, now }) {
+function plot(context, width, height, { curves, levels = [], title, xName, log = false, now, ceiling = Infinity }) {
   const shade = (name) => themed(context.canvas, name);
   const font = (size) => `${size}px ${themed(context.canvas, "font-family") || "sans-serif"}`;
   const left = 46, right = width - 8, top = 22, bottom = height - (xName ? 34 : 20);
@@ -70,7 +71,7 @@ function plot(context, width, height, { curves, levels = [], title, xName, log =
     return;
   }
   ys.push(...levels.map(({ y }) => y));
-  let least = Math.min(...ys), most = Math.max(...ys);
+  let least = Math.min(...ys), most = Math.min(ceiling, Math.max(...ys));
   const margin = most - least > 1e-6 * Math.abs(most) ? (most - least) / 20 : Math.abs(most) / 2 || 0.5;
   [least, most] = log ? [least * 0.9, most * 1.1] : [least - margin, most + margin];
   const end = Math.max(...xs) || 1, scale = log ? Math.log : (value) => value;

@@ -66,8 +66,10 @@ export default () => {
         () => `bits per byte: train ${bpc(last(rows(), 3))} (smoothed), valid ${bpc(last(store.scores, 3))}`,
         () => {
           const levels = Object.entries(model.get("references")).map(([name, y]) => ({ name, y }));
+          // A twentieth of the training may run out at the top: its fall would leave no room for what follows.
+          const late = column(rows().slice(Math.floor(rows().length / 20)), 3);
           return {
-            title: "bits per byte", levels,
+            title: "bits per byte", levels, ceiling: Math.max(...late, ...column(store.scores, 3), ...levels.map(({ y }) => y)),
             curves: [
               curve(rows(), 3, { ink: "--shalab-blue", name: "train (smoothed)" }),
               curve(store.scores, 3, { ink: "--shalab-orange", name: "valid", dots: true }),

@@ -134,6 +134,8 @@ class Dashboard(Widget):
             axes.set_title(title, fontsize=9)
             axes.tick_params(labelsize=8)
             axes.grid(alpha=0.3)
+            if not axes.lines:
+                axes.set(xticks=[], yticks=[])
         return figure
 
     def summary(self) -> str:

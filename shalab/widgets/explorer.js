@@ -5,7 +5,7 @@ const ROW = 20, COLUMN = 12;  // CSS pixels of a query byte and of an age when z
 const BEFORE = 280, AFTER = 40;  // bytes of text shown around the query byte
 const DARK = "#111", LIGHT = "#fff";
 
-const escaped = (text) => text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
+const escaped = (text) => text.replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
 const counted = (n) => n.toLocaleString("en");
 const percent = (share) => share === 0 ? "" : share < 0.005 ? "<1%" : `${Math.round(100 * share)}%`;
 
