@@ -8,7 +8,7 @@
 # make clean  removes what was built, keeps your runs and your course
 #
 # Options: PRESET=paper DATA=enwik8 MINUTES=10 OUT=folder SEED=1, PYTHON=python3.12,
-# PIP_ARGS="..." for the first installation (see README).
+# PIP_ARGS="..." for the first installation (see README), LAB_ARGS="..." for JupyterLab.
 
 PYTHON ?= python3
 PRESET ?= laptop
@@ -19,8 +19,7 @@ RUN_ARGS := $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out $(OUT)) $(if
 .PHONY: lab fresh run test test-gpu bench html notebooks clean
 
 lab: .venv/ready
-	$(BIN)/python -m shalab.course copy
-	cd my-course && $(CURDIR)/$(BIN)/jupyter lab 00_start_here.ipynb
+	$(BIN)/python -m shalab.course lab $(LAB_ARGS)
 
 fresh: .venv/ready
 	$(BIN)/python -m shalab.course copy --fresh

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from shalab.checkpoint import best_model, load_checkpoint, load_model
 from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, Corpus, canonical, load_corpus
-from shalab.device import DEVICES, DTYPES, Precision
+from shalab.device import DEVICES, DTYPES, Precision, print_anything
 from shalab.download import fetch
 from shalab.errors import InputError
 from shalab.evaluate import dynamic_evaluate, evaluate
@@ -30,6 +30,7 @@ from shalab.train import CheckpointEvent, EndEvent, EvalEvent, NonFiniteError, S
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 for done, 2 for a mistake in what was asked for."""
+    print_anything()
     options = parser().parse_args(arguments)
     try:
         options.command(options)
@@ -378,6 +379,8 @@ def generate_command(options) -> None:
     prompt = options.prompt.encode("utf-8", "surrogateescape")
     sampling = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")}
     stream = generate(model, prompt, options.bytes, precision, **sampling)
+    if hasattr(sys.stdout, "reconfigure") and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")  # as sample.txt, whatever the machine's own encoding is
     sys.stdout.write(prompt.decode("utf-8", "replace"))
     for piece in as_text(stream):
         sys.stdout.write(piece)

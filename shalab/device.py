@@ -115,6 +115,12 @@ def to_host(x: Tensor) -> Tensor:
     return x.cpu()
 
 
+def print_anything() -> None:
+    """What the terminal or file behind stdout has no sign for is printed as an escape, and ends no program."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 @functools.cache
 def bfloat16_pays(size: int = 1024, rounds: int = 5) -> bool:
     """Whether this CPU multiplies bfloat16 matrices at least 1.3 times as fast as float32 ones, and correctly.

@@ -14,5 +14,8 @@ def bits_per_byte(nats: float, n_bytes: int) -> float:
 
 
 def perplexity(nats: float, n_tokens: int) -> float:
-    """Total nats over `n_tokens` tokens -> perplexity per token, a number that depends on what a token is."""
-    return math.exp(nats / n_tokens)
+    """Total nats over `n_tokens` tokens -> perplexity per token, which depends on what a token is; inf above 1e308."""
+    try:
+        return math.exp(nats / n_tokens)
+    except OverflowError:
+        return math.inf

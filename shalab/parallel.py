@@ -96,7 +96,7 @@ class Team:
         if self.first:
             return contextlib.nullcontext()
         stack = contextlib.ExitStack()
-        nowhere = stack.enter_context(open(os.devnull, "w"))
+        nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
         stack.enter_context(contextlib.redirect_stdout(nowhere))
         stack.enter_context(contextlib.redirect_stderr(nowhere))
         return stack

@@ -3,16 +3,44 @@
 import base64
 import html
 import io
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
-from typing import BinaryIO
 
-import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+
+from shalab.errors import InputError
 
 # Okabe & Ito's palette: told apart by readers with any colour vision.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
+_GLYPHS = frozenset(map(chr, get_font(findfont("DejaVu Sans")).get_charmap()))
+
+
+def drawable(text: str, longest: int = 40) -> str:
+    """A name as a picture can show it: what the font lacks as an escape, no formulas, no more than `longest` signs."""
+    text = "".join(c if c in _GLYPHS and c.isprintable() else ascii(c)[1:-1] for c in text)
+    text = text if len(text) <= longest else text[: longest - 1] + "…"
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")  # a legend leaves out what begins with _
+
+
+def curve(axes, x: Sequence, y: Sequence[float | None], log: bool = False, **style) -> None:
+    """A line through the numbers that there are: a gap where one is missing, a dot where one stands alone.
+
+    Missing is None, what is not finite, and with `log` what is not above 0. Of no number at all, nothing is drawn.
+    """
+    y = np.array(y, float)
+    there = np.isfinite(y) & ((y > 0) | (not log))
+    if there.any():
+        alone = there & ~np.append(False, there[:-1]) & ~np.append(there[1:], False)
+        if alone.any():
+            style = {"marker": "o", "markersize": 4, "markevery": alone.tolist(), **style}
+        axes.plot(x, np.where(there, y, np.nan), **style)
+        axes.set_yscale("log" if log else "linear")
 
 
 def learning_curve(metrics: list[dict], references: dict[str, float] | None = None) -> Figure:
@@ -29,22 +57,32 @@ def learning_curve(metrics: list[dict], references: dict[str, float] | None = No
 
 
 def draw_learning_curve(axes, train: list, valid: list, references: dict[str, float] | None = None) -> None:
-    """train and valid: (bytes read, bits per byte) each."""
+    """train and valid: (bytes read, bits per byte) each; bits that are missing are None or not finite."""
     for points, style in (
         (train, {"color": BLUE, "linewidth": 1.2, "label": "train (smoothed)"}),
-        (valid, {"color": ORANGE, "marker": "o", "markersize": 4, "label": "valid"}),
+        (valid, {"color": ORANGE, "marker": "o", "markersize": 4, "markevery": None, "label": "valid"}),
     ):
-        axes.plot([n_bytes / 1e6 for n_bytes, _ in points], [bpc for _, bpc in points], **style)
+        curve(axes, [n_bytes / 1e6 for n_bytes, _ in points], [bpc for _, bpc in points], **style)
     for name, bpc in (references or {}).items():
         axes.axhline(bpc, color=GREY, linestyle="--", linewidth=1)
         axes.annotate(
-            name, (1, bpc), xycoords=("axes fraction", "data"), xytext=(-4, 3), textcoords="offset points",
+            drawable(name), (1, bpc), xycoords=("axes fraction", "data"), xytext=(-4, 3), textcoords="offset points",
             ha="right", color=GREY,
         )  # fmt: skip
-    low = min([bpc for _, bpc in valid] + list((references or {}).values()), default=1.0)
-    axes.set(xlabel="bytes read, millions", ylabel="bits per byte", ylim=(low - 0.5, 5.5), xlim=(0, None))
+    axes.set(xlabel="bytes read, millions", ylabel="bits per byte", xlim=(0, None))
+    # A twentieth of the training may run out at the top: its fall would leave no room for what follows.
+    rest = [bpc for _, bpc in valid] + list((references or {}).values())
+    every, late = (
+        [bpc for bpc in [point[1] for point in part] + rest if finite(bpc) is not None]
+        for part in (train, train[len(train) // 20 :])
+    )
+    if late:
+        low, high = min(every), max(late)
+        axes.set_ylim(low - (0.05 * (high - low) or 0.5), high + (0.05 * (high - low) or 0.5))
+    axes.ticklabel_format(useOffset=False)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
 
 
 def benchmark(results: dict) -> Figure:
@@ -66,9 +104,9 @@ def benchmark(results: dict) -> Figure:
     speed.set(ylabel="training bytes per second", yscale="log")
     speed.legend()
     scores = results.get("learning", [])
-    for model, color in zip(dict.fromkeys(row["model"] for row in scores), (BLUE, ORANGE, GREEN), strict=False):
+    for model, style in zip(dict.fromkeys(row["model"] for row in scores), styles(), strict=False):
         points = [(row["minutes"] * row["threads"], row["valid_bpc"]) for row in scores if row["model"] == model]
-        learning.plot(*zip(*points, strict=True), color=color, marker="o", label=model)
+        curve(learning, *zip(*points, strict=True), marker="o", markevery=None, label=drawable(model), **style)
     learning.set(xlabel="minutes of training, times threads", ylabel="valid bits per byte", xlim=(0, None))
     learning.grid(alpha=0.3)
     if scores:
@@ -76,32 +114,50 @@ def benchmark(results: dict) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path | BinaryIO) -> None:
-    """As PNG, without the metadata that would differ from one machine to the next."""
-    with matplotlib.rc_context({"svg.hashsalt": "shalab"}):
-        figure.savefig(path, dpi=120, metadata={"Software": None})
+def save(figure: Figure, path: Path) -> None:
+    """As PNG; whole or not at all."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        try:
+            part.write_bytes(png(figure))
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror}): make room or name another folder") from error
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None if there is none: None, infinite or not a number."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 class MovingAverage:
-    """Exponential moving average that starts unbiased: call it with one value after the other."""
+    """Exponential moving average that starts unbiased: call it with one value after the other.
+
+    None and what is not finite give None, and do not count.
+    """
 
     def __init__(self, keep: float = 0.95):
         self.keep, self.sum, self.weight = keep, 0.0, 0.0
 
-    def __call__(self, value: float) -> float:
+    def __call__(self, value: float | None) -> float | None:
+        if finite(value) is None:
+            return None
         self.sum = self.keep * self.sum + (1 - self.keep) * value
         self.weight = self.keep * self.weight + (1 - self.keep)
         return self.sum / self.weight
 
 
-def smooth(values: list[float], keep: float = 0.95) -> list[float]:
+def smooth(values: list[float | None], keep: float = 0.95) -> list[float | None]:
     return list(map(MovingAverage(keep), values))
 
 
 def png(figure: Figure) -> bytes:
-    """The picture's bytes, for a notebook's display."""
+    """The picture's bytes, without the metadata that would differ from one machine to the next."""
     buffer = io.BytesIO()
-    save(figure, buffer)
+    figure.savefig(buffer, dpi=120, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -129,17 +185,20 @@ def ladder(rows: dict[str, float], own: str) -> Figure:
     """Bits per byte as horizontal bars, in the order given; the bar called `own` stands out."""
     figure = Figure(figsize=(7.5, 0.45 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots()
-    bars = axes.barh(list(rows), list(rows.values()), color=[BLUE if name == own else GREY for name in rows])
-    axes.bar_label(bars, fmt="%.2f", padding=3)
+    widths = [finite(value) or 0 for value in rows.values()]
+    bars = axes.barh(range(len(rows)), widths, color=[BLUE if name == own else GREY for name in rows])
+    signs = ["no score" if finite(value) is None else f"{value:.2f}" for value in rows.values()]
+    axes.bar_label(bars, signs, padding=3)
+    axes.set_yticks(range(len(rows)), map(drawable, rows))
     axes.invert_yaxis()
-    axes.set(xlabel="bits per byte", xlim=(0, 8.8))
+    axes.set(xlabel="bits per byte", xlim=(0, max([8.8, *(1.1 * width for width in widths)])))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def lines(
     x: Sequence[float | str],
-    curves: dict[str, Sequence[float]],
+    curves: dict[str, Sequence[float | None]],
     xlabel: str,
     ylabel: str,
     reference: str | None = None,
@@ -148,22 +207,28 @@ def lines(
     """Curves over x; the one named `reference` is drawn dashed and grey."""
     figure = Figure(figsize=(7.5, 3.6), layout="constrained")
     axes = figure.subplots()
-    colors = iter((BLUE, ORANGE, GREEN))
+    looks = styles()
     for name, values in curves.items():
-        style = {"color": GREY, "linestyle": "--"} if name == reference else {"color": next(colors)}
-        axes.plot(x, values, **style, label=name)
-    axes.set(xlabel=xlabel, ylabel=ylabel, yscale=yscale)
+        style = {"color": GREY, "linestyle": "--"} if name == reference else next(looks)
+        curve(axes, x, values, yscale == "log", **style, label=drawable(name))
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
     return figure
+
+
+def styles() -> Iterator[dict]:
+    """Of one curve after the other in a picture; after nine they begin again."""
+    return cycle({"color": ink, "linestyle": dashes} for dashes in ("-", "-.", ":") for ink in (BLUE, ORANGE, GREEN))
 
 
 def paths(x: list[int], panels: dict[str, list[list[float]]], xlabel: str, ylabel: str) -> Figure:
     """Title -> several numbers for each x: a panel each, side by side on one scale."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     for axes, (title, values) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
-        axes.plot(x, values, color=BLUE, linewidth=1, alpha=0.8)
-        axes.set(title=title, xlabel=xlabel)
+        axes.plot(x, values, color=BLUE, linewidth=1, alpha=0.8, marker="o" if len(x) == 1 else None)
+        axes.set(title=drawable(title), xlabel=xlabel)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel(ylabel)
     return figure
@@ -186,8 +251,10 @@ def heat_maps(
     figure = Figure(figsize=(3.6 * columns, 0.5 * len(yticks) * n_rows + 1.1), layout="constrained")
     panels = figure.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False)
     values = [value for grid in grids.values() for row in grid for value in row if value is not None]
-    low = min(values)
-    for axes, (title, grid) in zip(panels.flat, grids.items(), strict=True):
+    low = min([*values, limit])
+    for axes in panels.flat[len(grids) :]:
+        axes.remove()
+    for axes, (title, grid) in zip(panels.flat, grids.items(), strict=False):
         filled = [[limit if value is None else value for value in row] for row in grid]
         axes.imshow(filled, cmap="cividis", vmin=low, vmax=limit, aspect="auto")
         for y, row in enumerate(grid):
@@ -197,7 +264,7 @@ def heat_maps(
                     x, y, "-" if value is None else f"{value:.2f}", ha="center", va="center", fontsize=9,
                     color="white" if dark else "black",
                 )  # fmt: skip
-        axes.set_title(title, fontsize=10)
+        axes.set_title(drawable(title), fontsize=10)
         axes.set_xticks(range(len(xticks)), xticks)
         axes.set_yticks(range(len(yticks)), yticks)
     for axes in panels[-1]:
@@ -213,9 +280,9 @@ def by_place(rows: dict[str, tuple[str, list[float]]]) -> Figure:
     panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
     for axes, (title, (places, bits)) in zip(panels, rows.items(), strict=True):
         names = [str(place) for place in range(1, len(bits))] + [f"{len(bits)} on"]
-        bars = axes.bar(names, bits, color=[ORANGE] + [BLUE] * (len(bits) - 1))
-        axes.bar_label(bars, fmt="%.2f", padding=2)
-        axes.set(title=title, xlabel=places)
+        bars = axes.bar(names, [finite(price) or 0 for price in bits], color=[ORANGE] + [BLUE] * (len(bits) - 1))
+        axes.bar_label(bars, ["-" if finite(price) is None else f"{price:.2f}" for price in bits], padding=2)
+        axes.set(title=drawable(title), xlabel=drawable(places))
         axes.margins(y=0.12)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set(ylabel="mean bits")

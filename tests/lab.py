@@ -55,13 +55,13 @@ class Server:
         folders = {name: str(self.home / name.lower()) for name in _FOLDERS}
         overrides = Path(folders["JUPYTER_CONFIG_DIR"]) / "labconfig" / "default_setting_overrides.json"
         overrides.parent.mkdir(parents=True)
-        overrides.write_text(json.dumps(_SETTINGS))
+        overrides.write_text(json.dumps(_SETTINGS), encoding="utf-8")
         command = [
             sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={self.port}",
             "--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}",
             f"--ServerApp.root_dir={self.folder}",
         ]  # fmt: skip
-        self.log = (self.home / "server.log").open("w")
+        self.log = (self.home / "server.log").open("w", encoding="utf-8")
         self.process = subprocess.Popen(command, env={**os.environ, **folders}, stdout=self.log, stderr=self.log)
         for _ in range(240):
             try:
@@ -71,7 +71,7 @@ class Server:
                 time.sleep(0.5)
                 if self.process.poll() is not None:
                     break
-        raise RuntimeError((self.home / "server.log").read_text())
+        raise RuntimeError((self.home / "server.log").read_text(encoding="utf-8"))
 
     def __exit__(self, *_):
         try:

@@ -26,11 +26,66 @@ def test_a_blank_passes_politely(check):
     assert not Path(checks.PROGRESS_FILE).exists()
 
 
+FUNCTIONS = [check for check in CHECKS.values() if check.inputs]
+
+
+@pytest.mark.parametrize("check", FUNCTIONS, ids=lambda check: check.key)
+def test_a_forgotten_return_is_told(check):
+    def written(*arguments):
+        result = check.reference(*arguments)  # noqa: F841
+
+    assert repr(check(written)) == f"✘ {check.name} returned nothing: is the return missing?"
+
+
+def test_dots_that_wait_to_be_replaced_are_told_from_those_of_an_index():
+    def in_a_value(x):
+        y = ...  # noqa: F841
+
+    def alone(x):
+        """What is to be done"""
+        ...
+
+    def passed(x):
+        pass
+
+    def of_an_index(x):
+        y = x[..., None]  # noqa: F841
+
+    def with_an_index(x):
+        return x[..., None].mean()
+
+    for stub in (in_a_value, alone, passed, lambda x: None, lambda x: ...):
+        assert mean(stub).outcome == "open"
+    assert "is the return missing" in mean(of_an_index).message
+    assert "expected 2 parts" in difference(None, (1, 2)) and "NoneType" in difference((1, None), (1, 2))
+    assert mean(with_an_index).outcome == "right"
+
+
+FORMS = {
+    "numpy": lambda x: np.asarray(x),
+    "torch": lambda x: torch.as_tensor(x),
+    "learned": lambda x: torch.as_tensor(x).double().requires_grad_(),
+    "half as exact": lambda x: np.asarray(x).astype(np.float32),
+    "lists": lambda x: np.asarray(x).tolist(),
+}
+
+
+@every_check
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_right_answer_is_right_in_every_form(check, form):
+    def answer(*arguments):
+        result = check.reference(*arguments)
+        return [form(part) for part in result] if isinstance(result, tuple) else form(result)
+
+    verdict = check(answer if check.inputs else answer())
+    assert verdict.outcome == "right", verdict
+
+
 @every_check
 def test_the_reference_is_right_and_remembered(check):
     verdict = check(check.reference() if check.inputs is None else check.reference)
     assert verdict.outcome == "right" and verdict.message.startswith(f"{check.name} is right.")
-    assert Path(checks.PROGRESS_FILE).read_text() == f'[\n "{check.key}"\n]\n'
+    assert Path(checks.PROGRESS_FILE).read_text(encoding="utf-8") == f'[\n "{check.key}"\n]\n'
     course = checks.exercises()
     n_here, n_course = len(course[check.notebook]), sum(map(len, course.values()))
     assert f"Done: 1 of {n_here} in this notebook, 1 of {n_course} in the course." in verdict.message
@@ -128,8 +183,30 @@ def test_numpy_and_lists_are_as_good_as_tensors():
     assert difference(2.001, 2.0) and not difference(2.00001, 2.0)
 
 
+def test_a_folder_that_cannot_be_written_costs_no_mark(monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_text", refused)
+    verdict = mean(mean.reference)
+    assert verdict.outcome == "right" and "could not be kept" in verdict.message
+    assert verdict.message.endswith("cannot be written (Permission denied).")
+
+
+@pytest.mark.parametrize("content", [b"5", b'{"a": 1}', b'[1, "a", [2]]', b"\xff", b'"abc"', b"", b"null", None])
+def test_progress_that_something_else_wrote_does_no_harm(content, capsys):
+    if content is None:
+        Path(checks.PROGRESS_FILE).mkdir()
+    else:
+        Path(checks.PROGRESS_FILE).write_bytes(content)
+    checks.progress()
+    assert mean(mean.reference).outcome == "right"
+    checks.progress()
+    assert capsys.readouterr().out.splitlines()[-1].split()[1] == ("●○" if content is not None else "○○")
+
+
 def test_progress_survives_a_broken_file_and_counts(capsys):
-    Path(checks.PROGRESS_FILE).write_text("{not json")
+    Path(checks.PROGRESS_FILE).write_text("{not json", encoding="utf-8")
     assert "1 of 2 in this notebook" in mean(mean.reference).message
     assert "2 of 2 in this notebook" in ten(10).message
     checks.progress()

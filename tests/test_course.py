@@ -1,7 +1,12 @@
 """A copy to work in, stored outputs, and pages without a network."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import nbformat
@@ -69,12 +74,51 @@ def test_a_copy_has_no_outputs_and_is_never_overwritten(stored):
     assert [cell.source for cell in copied.cells[1:]] == list(CELLS)
     assert not any(cell.outputs or cell.execution_count for cell in copied.cells[1:])
     assert Path("my-course/solutions/00_a.ipynb").exists()
-    Path("my-course/00_a.ipynb").write_text("mine")
+    Path("my-course/00_a.ipynb").write_text("mine", encoding="utf-8")
     assert course.main(["copy"]) == 0
-    assert Path("my-course/00_a.ipynb").read_text() == "mine"
+    assert Path("my-course/00_a.ipynb").read_text(encoding="utf-8") == "mine"
     assert course.copy(fresh=True) == Path("my-course-2") and course.copy(fresh=True) == Path("my-course-3")
     assert {path.name for path in Path().iterdir()} >= {"my-course", "my-course-2", "my-course-3"}
     assert not list(Path().glob("tmp*"))
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(stored, monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    assert course.main(["html", "file/pages"]) == 2
+    assert course.main(["execute", "gone.ipynb"]) == 2
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied", "./here")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", refused)
+    assert course.main(["copy"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in told] == ["shalab"] * 3
+    assert "cannot use ./here (Permission denied)" in told[2] and not Path("my-course").exists()
+    with pytest.raises(SystemExit):
+        course.main(["copy", "--port=9000"])
+
+
+def test_without_a_display_the_course_opens_for_this_machine_alone_and_says_how_to_get_there(tmp_path):
+    """Also as root, which JupyterLab would refuse. JupyterLab's own options pass through."""
+    hidden = ("DISPLAY", "WAYLAND_DISPLAY")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment |= {"JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
+    command = [sys.executable, "-m", "shalab.course", "lab", "--ServerApp.port=8877", "--LabApp.news_url="]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
+    ) as server:
+        try:
+            told = "".join(server.stdout.readline() for _ in range(4))
+            address = re.search(r"http://\S+", told)[0]
+            port = re.search(r"ssh -N -L (\d+):127\.0\.0\.1:\1 \S+@\S+", told)[1]
+            assert address.startswith(f"http://127.0.0.1:{port}/lab/tree/00_start_here.ipynb?token=")
+            assert urllib.request.urlopen(address).status == 200
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/contents")
+        finally:
+            server.terminate()
+    assert (tmp_path / "my-course" / "00_start_here.ipynb").exists()
 
 
 def loaded_from_hosts(page: str) -> list[str]:
@@ -94,7 +138,7 @@ def test_the_rule_for_pages_knows_what_is_fetched():
 
 def test_pages_need_no_network_and_show_equations_and_pictures(stored, tmp_path):
     course.main(["html", str(tmp_path / "pages")])
-    page = (tmp_path / "pages" / "00_a.html").read_text()
+    page = (tmp_path / "pages" / "00_a.html").read_text(encoding="utf-8")
     assert (tmp_path / "pages" / "solutions" / "00_a.html").exists()
     assert not loaded_from_hosts(page)
     assert page.count("<math") == 2 and page.count("<mtr>") == 2 and "<msqrt>" in page
@@ -107,7 +151,7 @@ def test_no_page_of_the_course_needs_a_network(tmp_path):
     pages = list(tmp_path.rglob("*.html"))
     assert len(pages) >= len(course.notebooks())
     for page in pages:
-        text = page.read_text()
+        text = page.read_text(encoding="utf-8")
         assert not loaded_from_hosts(text), page
         assert "$$" not in text and "\\begin{" not in text and "<mi>&" not in text, page
         assert "No description has been provided" not in text, page

@@ -272,6 +272,79 @@ def test_what_is_appended_adds_up_to_everything(gap, monkeypatch):
     assert max(browser.sizes) <= 600 and MESSAGE_POINTS * 80 < 600
 
 
+def test_the_last_point_is_always_there(monkeypatch):
+    """Thinned or not: what the browser draws ends where the run is."""
+    monkeypatch.setattr("shalab.widgets.dashboard.MESSAGE_GAP_S", 0)
+    dashboard = Dashboard(history=History(capacity=4))
+    browser = Browser(dashboard, monkeypatch)
+    for line in recorded(50):
+        dashboard(line)
+        passing = browser.store["passing"]
+        drawn = browser.store["points"] + ([passing] if passing else [])
+        assert drawn[-1][0] == dashboard.history.points.last[0]
+    assert [point[0] for point in drawn] == [1, 17, 33, 49, 50]
+
+
+def test_many_events_cost_few_messages_and_little_memory(monkeypatch):
+    dashboard = Dashboard()
+    browser = Browser(dashboard, monkeypatch)
+    now = iter(range(10**9))
+    monkeypatch.setattr("shalab.widgets.dashboard.time.monotonic", lambda: next(now) * 0.0001)
+    line = recorded(1)[0]
+    for step in range(1, 200_001):
+        dashboard({**line, "step": step, "total_steps": 200_000, "n_bytes": 17 * step, "elapsed_s": 0.0001 * step})
+    assert len(browser.sizes) <= 2 * 200_000 * 0.0001 / 0.04 and max(browser.sizes) <= 600
+    assert len(list(dashboard.history.points)) <= 1001 and len(json.dumps(browser.store)) < 200_000
+    assert browser.store["passing"][0] > 199_000
+
+
+def test_what_is_not_finite_is_sent_as_missing(monkeypatch):
+    """float16 skips an update whose gradient overflows; older records hold Infinity for it, newer ones null."""
+    monkeypatch.setattr("shalab.widgets.dashboard.MESSAGE_GAP_S", 0)
+    lines = recorded(4)[:-1]
+    lines[1]["grad_norm"], lines[2]["grad_norm"] = math.inf, None
+    lines[3]["bpc"] = math.nan
+    lines.append({"event": "trust", "step": 4, "tensors": {"a": (1.0, 2.0, math.inf), "b": (1.0, 2.0, 0.5)}})
+    lines.append({"event": "eval", "step": 4, "n_bytes": 340, "valid_bpc": math.nan, "best": False, "elapsed_s": 0.4})
+    dashboard = Dashboard()
+    browser = Browser(dashboard, monkeypatch)
+    for line in lines:
+        dashboard(line)
+        json.dumps(browser.store, allow_nan=False)
+    assert [point[5] for point in browser.store["points"]] == [0.7, None, None, 0.7]
+    assert browser.store["points"][3][3] is None and browser.store["points"][2][3] == 3.0
+    assert browser.store["trust"][0][3:] == [0.5, 0.5, 0.5] and browser.store["scores"] == []
+    assert browser.store == json.loads(json.dumps(Dashboard(history=History(lines))._everything(), allow_nan=False)) | {
+        "state": "running"
+    }
+
+
+def test_a_run_that_fails_is_told_in_the_view_and_nowhere_else(monkeypatch, capfd):
+    class Broken(Background):
+        def events(self):
+            yield recorded(1)[0]
+            raise ValueError("<b>seven</b>")
+
+    run, seen = Broken(), []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+    dashboard = Dashboard(run)
+    browser = Browser(dashboard, monkeypatch)
+    run.start()
+    with pytest.raises(ValueError, match="seven"):
+        run.wait()
+    assert browser.store["state"] == "failed" and browser.store["error"] == "ValueError: <b>seven</b>"
+    assert not seen and capfd.readouterr().err == ""
+
+
+def test_events_after_closing_do_no_harm():
+    dashboard = Dashboard()
+    dashboard(recorded(1)[0])
+    dashboard.close()
+    for line in recorded(30):
+        dashboard(line)
+    assert dashboard.history.points.count == 30 and "step 30 of 30" in dashboard.summary()
+
+
 def test_messages_are_few(monkeypatch):
     dashboard = Dashboard()
     browser = Browser(dashboard, monkeypatch)
@@ -356,7 +429,7 @@ def test_a_dashboard_made_while_a_run_is_under_way_shows_it_all(tmp_path, text, 
 
 def test_a_run_that_was_killed_is_unfinished(tmp_path):
     lines = [json.dumps(line) for line in recorded()[:-1]]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"event": "st')
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"event": "st', encoding="utf-8")
     assert "31 of 31, 2,635 bytes read: unfinished" in Dashboard.from_folder(tmp_path).summary()
 
 
@@ -437,7 +510,9 @@ def test_dashboard_of_a_recorded_run(lab, tmp_path):
 
     Seen to fail with the axis' onchange removed.
     """
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in recorded(500)))
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in recorded(500)), encoding="utf-8"
+    )
     source = (
         "from shalab.widgets.dashboard import Dashboard\n"
         f"dashboard = Dashboard.replay({str(tmp_path)!r}, 50, dict([('xz -9e', 1.987)]))\ndashboard"

@@ -113,7 +113,7 @@ def test_block_and_head_choose_what_is_sent():
     assert (explorer.block, explorer.head, explorer.query, explorer.pinned) == (3, 1, 4, None)
 
 
-def test_summary_tells_the_pinned_row_else_the_last():
+def test_summary_tells_one_row_the_last_set():
     explorer = AttentionExplorer(pointing(), TEXT, n_dropped=1234)
     assert explorer.summary().splitlines()[:3] == [
         "Attention of block 0, head 0. 5 query bytes, 4 bytes of memory before them. "
@@ -122,23 +122,25 @@ def test_summary_tells_the_pinned_row_else_the_last():
         r"  0.900 at age 7: a«b»é\n\xff<&z",
     ]
     explorer.query = 1
-    last = explorer.summary()
-    assert "Query byte 4" in last
+    assert "Query byte 1" in explorer.summary()
     explorer.pinned = 2
     assert explorer.summary().splitlines()[1:3] == [
         r"Query byte 2: abé\n\xff«<»&z",
         r"  0.900 at age 5: a«b»é\n\xff<&z",
     ]
-    assert "Query byte 2" in explorer.summary() != last
+    explorer.query = 3  # what is pinned is what is looked at
+    assert explorer.pinned == 3 and "Query byte 3" in explorer.summary()
+    explorer.pinned = None
+    assert explorer.query == 3
 
 
 def test_picture_is_the_same_for_the_same_data():
     explorer = AttentionExplorer(pointing(), TEXT)
     first = png(explorer.picture())
-    explorer.query = 0
-    assert png(explorer.picture()) == first
+    assert png(AttentionExplorer(pointing(), TEXT).picture()) == first
     explorer.pinned = 1
     assert png(explorer.picture()) != first
+    assert explorer.picture().axes[1].get_title() == "query byte 1"
     image = explorer.picture().axes[0].images[0].get_array()
     assert [int(row.argmax()) for row in image] == AGES
     np.testing.assert_array_equal(image.mask, np.arange(9) > 4 + np.arange(5)[:, None])
@@ -252,30 +254,37 @@ def test_explorer_in_jupyterlab(lab):
         page.mouse.move(box["x"] + 50, box["y"] + box["height"] * 0.9)
         assert title.inner_text() == "Query byte 1 of 5: “⟨FF⟩” (pinned)"
         page.mouse.move(0, 0)
-        assert state() == "1 0 4 1"
+        assert state() == "1 0 1 1"
 
         widget.get_by_role("group", name="Map of weights").focus()
+        slider = widget.get_by_role("slider", name="Query byte")
+        mark = widget.locator("svg > g").nth(1)
         for key, row in (("Home", 0), ("ArrowDown", 1), ("ArrowDown", 2), ("ArrowUp", 1), ("End", 4), ("PageUp", 3)):
             page.keyboard.press(key)
-            assert widget.get_by_role("slider", name="Query byte").input_value() == str(row), key
+            assert slider.input_value() == str(row), key  # slider, text and mark tell of one row
+            assert title.inner_text().startswith(f"Query byte {row} of 5") and "(pinned)" in title.inner_text()
+            assert mark.locator("path").count() == 1
+            assert float(mark.locator("line").first.get_attribute("y1")) == pytest.approx(24 + 320 * (row + 0.5) / 5)
         page.keyboard.press("Enter")
-        assert title.inner_text() == "Query byte 3 of 5: “&” (pinned)"
-        assert state() == "1 0 3 3"
-        widget.get_by_role("slider", name="Query byte").focus()
+        assert title.inner_text() == "Query byte 3 of 5: “&”" and state() == "1 0 3 None"
+        slider.focus()
+        page.keyboard.press("Enter")
+        assert title.inner_text() == "Query byte 3 of 5: “&” (pinned)" and state() == "1 0 3 3"
+        slider.focus()
         page.keyboard.press("ArrowUp")
         page.keyboard.press("ArrowLeft")
         widget.get_by_role("button", name="Unpin").click()
         assert state() == "1 0 1 None"
 
         lab.execute(page, "e.pinned = 4")
-        assert title.inner_text() == "Query byte 4 of 5: “z” (pinned)"
+        assert title.inner_text() == "Query byte 4 of 5: “z” (pinned)" and slider.input_value() == "4"
         widget.get_by_role("combobox", name="Head").select_option("1")
         widget.get_by_role("img", name="Attention of block 1, head 1").wait_for()
         assert first.all_inner_texts()[0] == "0.111"
         widget.get_by_role("combobox", name="Block").select_option("3")
         image = widget.get_by_role("img", name="Attention of block 3, head 1")
         image.wait_for()
-        assert image.evaluate(CELLS) == shown and state() == "3 1 1 4"
+        assert image.evaluate(CELLS) == shown and state() == "3 1 4 4"
 
         assert "weight ≤ 0.0" in widget.locator("svg").first.inner_html()
         widget.get_by_role("combobox", name="Colour").select_option("linear")
@@ -283,7 +292,7 @@ def test_explorer_in_jupyterlab(lab):
 
         with page.expect_download() as saved:
             widget.get_by_role("button", name="Save as SVG").click()
-        drawing = saved.value.path().read_text()
+        drawing = saved.value.path().read_text(encoding="utf-8")
         assert saved.value.suggested_filename == "attention.svg" and "data:image/png;base64," in drawing
         texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawing)
         assert "Query byte 4 of 5: “z” (pinned)" in texts and "age: bytes back from the query byte" in texts

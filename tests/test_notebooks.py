@@ -151,7 +151,7 @@ def test_solutions_solve_every_exercise(path, tmp_path):
     exercises = checks.exercises()[path.stem[3:]]
     assert [match[1] for match in right if match] == [check.name for check in exercises]
     for check in exercises:
-        assert check.key in (tmp_path / checks.PROGRESS_FILE).read_text()
+        assert check.key in (tmp_path / checks.PROGRESS_FILE).read_text(encoding="utf-8")
 
 
 @every_notebook

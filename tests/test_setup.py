@@ -1,9 +1,14 @@
 """The ways in agree with each other, and the package keeps its shape."""
 
+import ast
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
@@ -14,12 +19,12 @@ ORDER = (
 
 
 def lock():
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     return {Requirement(line).name.lower().replace("_", "-"): Requirement(line) for line in lines if line[0] != "#"}
 
 
 def project():
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def test_lock_pins_everything_exactly_and_within_the_bounds():
@@ -33,13 +38,13 @@ def test_lock_pins_everything_exactly_and_within_the_bounds():
 
 
 def test_conda_takes_the_same_lock_and_python():
-    text = (ROOT / "environment.yml").read_text()
+    text = (ROOT / "environment.yml").read_text(encoding="utf-8")
     assert "- -r requirements.lock" in text and "- -e ." in text
     assert f"python{project()['project']['requires-python']}" in text
 
 
 def test_readme_names_every_module_and_no_other():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^  (\w+)\.py ", readme, re.M)
     assert listed == [*ORDER, "baselines", "plots", "tokenization", "course"]
     compared = re.findall(r"^    (\w+)\.py ", readme, re.M)
@@ -62,8 +67,78 @@ def test_no_module_but_one_names_a_device_or_moves_a_tensor():
             ), name
 
 
+def test_the_linter_has_nothing_to_say():
+    for check in (["check"], ["format", "--check"]):
+        done = subprocess.run([sys.executable, "-m", "ruff", *check, ROOT], capture_output=True, encoding="utf-8")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_text_file_is_opened_with_an_encoding():
+    """Also where the linter does not know that a path is one: `(folder / "name").read_text()`."""
+    faults = []
+    for path in [*(ROOT / "shalab").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                call = ast.unparse(node)
+                opens = re.search(r"(^open|\.(open|read_text|write_text))\(", ast.unparse(node.func) + "(")
+                mode = re.search(r"""['"](r|w|a|x)?b\+?['"]|['"]rb\+['"]""", call)
+                others = re.match(
+                    r"(os|tarfile|webbrowser|lab|lzma|bz2|gzip)\.open|.*\.open\((name|path\.name)\)", call
+                )
+                if opens and not mode and not others and "encoding=" not in call and "**" not in call:
+                    faults.append(f"{path.relative_to(ROOT)}:{node.lineno}: {call[:80]}")
+    assert not faults, "\n".join(faults)
+
+
+USES_EVERYTHING = """
+import warnings
+warnings.filterwarnings("error", category=EncodingWarning, module="shalab")
+import numpy as np
+from pathlib import Path
+from shalab import checks, cli, course, plots
+from shalab.checks import start_here
+from shalab.tokenization import Claim
+from shalab.widgets import *
+from shalab.widgets.explorer import AttentionExplorer
+
+print(start_here.bits_per_byte(start_here.bits_per_byte.reference))
+checks.progress()
+Path("own.txt").write_bytes("今天 ␍ é\\n".encode() * 300)
+arguments = "--preset tiny --steps 3 --dtype float32 --data own.txt --out r"
+assert cli.main(["train", *arguments.split()]) == 0
+assert cli.main(["train", "--resume", "--out", "r"]) == 0
+assert cli.main(["eval", "r", "--dtype", "float32"]) == 0
+assert cli.main(["generate", "r", "--prompt", "今天 é", "--bytes", "9"]) == 0
+assert cli.main(["info", "r"]) == cli.main(["export", "r", "s"]) == 0
+text = "今天 é <␍>"
+n = len(text.encode())
+for widget in (
+    AttentionExplorer(np.tril(np.ones((n, n))) / np.arange(1, n + 1)[:, None], text),
+    MemoryView(5, 12, 1, text), SurpriseMap(text, {"今": np.ones(n), "é": np.zeros(n)}),
+    TokenExplorer(text, np.ones(n), {"今": [1] * n}), ClaimDial([Claim("今", b"ab", np.ones(2), b"ab")], "今"),
+    TrustInspector(Path("r")), Dashboard.from_folder("r", {"今": 7.0}), BoomExplorer(7, 2),
+):
+    print(widget._repr_mimebundle_()[0]["text/plain"])
+plots.save(plots.ladder({"今": 2.0}, "今"), Path("ladder.png"))
+print(course.main(["copy"]), "done")
+"""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_everything_works_whatever_the_machine_calls_its_encoding(encoding, tmp_path):
+    """Under both, a file opened without an encoding is an error, as it would be on some machine."""
+    environment = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONPATH": str(ROOT)}
+    if encoding == "cp1252":
+        environment["PYTHONIOENCODING"] = encoding
+    (tmp_path / "everything.py").write_text(USES_EVERYTHING, encoding="utf-8")
+    command = [sys.executable, "-X", "warn_default_encoding", "everything.py"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == b"0 done", done.stderr.decode(errors="replace")
+    assert "今天 é".encode() in done.stdout  # what is generated stays what it is
+
+
 def _source(name):
-    return (ROOT / "shalab" / f"{name}.py").read_text()
+    return (ROOT / "shalab" / f"{name}.py").read_text(encoding="utf-8")
 
 
 def _core(name):

@@ -16,9 +16,12 @@ An exercise is declared once, as its reference under `exercise`:
 A mistake is recognised by what it does: the answer gives what `wrong` gives, for all inputs, error messages included.
 """
 
+import dis
 import html
 import importlib
+import inspect
 import json
+import os
 import pkgutil
 import sysconfig
 import traceback
@@ -31,7 +34,7 @@ import torch
 from torch import Tensor
 
 from shalab.course import notebooks
-from shalab.device import to_host
+from shalab.device import print_anything, to_host
 
 PROGRESS_FILE = ".progress.json"  # in the folder that the notebook runs in
 
@@ -83,19 +86,23 @@ class Check:
         self.__doc__ = reference.__doc__
 
     def __call__(self, answer) -> Verdict:
-        if _is_blank(answer):
+        print_anything()
+        if answer is None or _has_dots(answer):
             return self._open()
         if callable(answer) != (self.inputs is not None):
             wanted = "the function itself, without calling it" if self.inputs else "the value, not a function"
             return Verdict("wrong", f"{self.name}: hand over {wanted}.")
         results, error = self._results(answer)
-        if isinstance(error, NotImplementedError) or "ellipsis" in str(error) or any(map(_is_blank, results)):
+        if isinstance(error, NotImplementedError) or "ellipsis" in str(error) or any(map(_has_dots, results)):
             return self._open()
+        if any(result is None for result in results):
+            if _is_stub(answer):
+                return self._open()
+            return Verdict("wrong", f"{self.name} returned nothing: is the return missing?")
         expected, _ = self._results(self.reference)
         fault = _first_difference(results, expected)
         if not error and not fault:
-            _keep(self.key)
-            return Verdict("right", f"{self.name} is right. {_so_far(self.notebook)}")
+            return Verdict("right", f"{self.name} is right. {_keep(self.key) or _so_far(self.notebook)}")
         for mistake, (wrong, hint) in self.mistakes.items():
             if self._does_the_same((results, error), self._results(wrong)):
                 return Verdict("wrong", f"{self.name}: {mistake}. {hint}", mistake)
@@ -173,6 +180,7 @@ def exercises() -> dict[str, list[Check]]:
 
 def progress() -> None:
     """Prints how much of the course is done, a line per notebook."""
+    print_anything()
     done = _passed()
     for notebook, checks in exercises().items():
         signs = "".join("●" if check.key in done else "○" for check in checks)
@@ -197,8 +205,19 @@ def _kind(x) -> str:
     return f"{type(x).__name__} of {len(x)} parts" if isinstance(x, tuple | list) else type(x).__name__
 
 
-def _is_blank(x) -> bool:
-    return x is None or x is ... or isinstance(x, tuple | list) and any(map(_is_blank, x))
+def _has_dots(x) -> bool:
+    return x is ... or isinstance(x, tuple | list) and any(map(_has_dots, x))
+
+
+def _is_stub(answer: Callable) -> bool:
+    """Whether a function does nothing yet: no more than dots and a docstring, or dots in the place of a value."""
+    code = getattr(inspect.unwrap(answer), "__code__", None)
+    if code is None:
+        return False
+    steps = [(step.opname, step.argval) for step in dis.get_instructions(code)]
+    does = {name for name, _ in steps} - {"RESUME", "NOP", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST"}
+    pairs = zip(steps, steps[1:], strict=False)
+    return not does or any(value is ... and next_.startswith("STORE") for (_, value), (next_, _) in pairs)
 
 
 def _line_of(error: Exception) -> str:
@@ -219,10 +238,20 @@ def _so_far(notebook: str) -> str:
 
 def _passed() -> set[str]:
     try:
-        return set(json.loads(Path(PROGRESS_FILE).read_text()))
-    except (OSError, ValueError, TypeError):  # none yet, or a file that something else wrote
-        return set()
+        kept = json.loads(Path(PROGRESS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none yet, or a file that something else wrote
+        kept = []
+    return {key for key in kept if isinstance(key, str)} if isinstance(kept, list) else set()
 
 
-def _keep(name: str) -> None:
-    Path(PROGRESS_FILE).write_text(json.dumps(sorted(_passed() | {name}), indent=1) + "\n")
+def _keep(key: str) -> str | None:
+    """Remembers an exercise that is done; returns a sentence if that could not be written."""
+    part = Path(PROGRESS_FILE + ".part")
+    try:
+        part.write_text(json.dumps(sorted(_passed() | {key}), indent=1) + "\n", encoding="utf-8")
+        os.replace(part, PROGRESS_FILE)
+    except OSError as error:
+        return (
+            f"This could not be kept for the count of what is done: {Path.cwd()} cannot be written ({error.strerror})."
+        )
+    return None

@@ -104,7 +104,7 @@ def machine() -> dict:
     try:
         names = [
             line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
             if "model name" in line
         ]
     except OSError:
@@ -410,15 +410,15 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     stored = options.out / "bench.json"
-    results = json.loads(stored.read_text()) if stored.exists() and options.parts != list(PARTS) else {}
+    results = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() and options.parts != list(PARTS) else {}
     if not results:  # parts that are measured later are held to the same peaks
         results["machine"] = machine()
     print(results["machine"], flush=True)
     for name in options.parts:
         results[name] = PARTS[name](results, options)
         results = {name: results[name] for name in ("machine", *PARTS) if name in results}
-        stored.write_text(json.dumps(results, indent=1) + "\n")
-        (options.out / "bench.md").write_text(as_markdown(results))
+        stored.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        (options.out / "bench.md").write_text(as_markdown(results), encoding="utf-8")
     if "training" in results:
         from shalab import plots
 

@@ -232,7 +232,7 @@ EXPERIMENTS: dict[str, Callable[[], dict]] = {
 
 def result(name: str) -> dict:
     """The file of results that comes with the course."""
-    return json.loads((assets_dir() / "results" / f"{name}.json").read_text())
+    return json.loads((assets_dir() / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def main() -> None:
@@ -242,7 +242,7 @@ def main() -> None:
     options = parser.parse_args()
     found = EXPERIMENTS[options.name]()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({**found, "threads": torch.get_num_threads()}, indent=1) + "\n")
+    options.out.write_text(json.dumps({**found, "threads": torch.get_num_threads()}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

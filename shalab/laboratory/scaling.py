@@ -89,7 +89,7 @@ def _measure(size: Size, updates: int) -> None:
 
 def _own_bytes(field: str) -> int:
     """A line of Linux's /proc/self/status. (getrusage's peak would also count the process that started this one.)"""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     return int(fields[field].split()[0]) * 1024
 
 
@@ -259,7 +259,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.parts:
         found = parts[name]()
-        (options.out / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
+        (options.out / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         if name == "context":
             picture_of_context(found).savefig(options.out / "context.png", dpi=120)
         print(json.dumps(found, indent=2))

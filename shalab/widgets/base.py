@@ -15,7 +15,7 @@ _FOLDER = Path(__file__).parent
 
 def source(*names: str) -> str:
     """The ESM of a widget: the shared functions of common.js, then the named files. No build step, no network."""
-    return "\n".join((_FOLDER / f"{name}.js").read_text() for name in ("common", *names))
+    return "\n".join((_FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in ("common", *names))
 
 
 def as_bytes(text: str | bytes | np.ndarray) -> bytes:
@@ -27,6 +27,17 @@ def as_bytes(text: str | bytes | np.ndarray) -> bytes:
     raise InputError(f"a text must be str, bytes or an (N,) array of uint8, got {type(text).__name__}")
 
 
+def printable(data: bytes) -> str:
+    """Control characters, and bytes that are no whole UTF-8 character, as escapes."""
+    text = data.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def above(perplexity: float | None) -> str:
+    """A perplexity, or None for one that no float holds."""
+    return "above 10^308" if perplexity is None else f"{perplexity:,.2f}"
+
+
 class Widget(anywidget.AnyWidget):
     """A live view, a picture of it and its main numbers as text, in one display bundle.
 
@@ -34,7 +45,7 @@ class Widget(anywidget.AnyWidget):
     functions of the data alone, so that a notebook that is executed again stores the same output.
     """
 
-    _css = (_FOLDER / "widgets.css").read_text()
+    _css = (_FOLDER / "widgets.css").read_text(encoding="utf-8")
 
     def picture(self) -> Figure:
         """What a reader sees on GitHub, in an export, or in a notebook that is not trusted."""

@@ -21,11 +21,11 @@ function chart(height, name, draw) {
   return { node, redraw, end: () => observer.disconnect() };
 }
 
-const short = (value) => {
+const short = (value, digits = 3) => {
   const size = Math.abs(value);
-  if (size >= 1e6) return `${+(value / 1e6).toPrecision(3)}M`;
-  if (size >= 1e3) return `${+(value / 1e3).toPrecision(3)}k`;
-  return size && size < 1e-3 ? value.toExponential(0) : String(+value.toPrecision(3));
+  if (size >= 1e6) return `${+(value / 1e6).toPrecision(digits)}M`;
+  if (size >= 1e3) return `${+(value / 1e3).toPrecision(digits)}k`;
+  return size && size < 1e-3 ? value.toExponential(digits - 3) : String(+value.toPrecision(digits));
 };
 
 /** Up to about `n` round numbers from low to high. */
@@ -37,28 +37,29 @@ function ticks(low, high, n) {
   return found;
 }
 
-/** Powers of ten from low to high, with 2 and 5 between them where there is room. */
+/** Powers of ten from low to high, with 2 and 5 between them where there is room; round numbers if that is none or one. */
 function logTicks(low, high) {
   const found = [], steps = high / low < 100 ? [1, 2, 5] : [1];
   for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power++) found.push(...steps.map((m) => m * 10 ** power));
-  return found.filter((value) => value >= low && value <= high);
+  const inside = found.filter((value) => value >= low && value <= high);
+  return inside.length > 1 ? inside : ticks(low, high, 5); // at least two
 }
 
 /**
  * Curves over common axes.
- *   curves  {x, y, ink, name, dots, low, high}: low to high is a shaded range around y; ink a CSS variable
+ *   curves  {x, y, ink, name, dots, low, high}: low to high is a shaded range around y; ink a CSS variable; a curve
+ *           has a gap where its y is no number
  *   levels  {name, y}: dashed lines across
- *   range   [low, high] of y; else that of the curves
  *   now     an x to mark
+ *   ceiling what is above it may run out at the top
  */
-function plot(context, width, height, { curves, levels = [], title, xName, log = false, range, now }) {
+function plot(context, width, height, { curves, levels = [], title, xName, log = false, now, ceiling = Infinity }) {
   const shade = (name) => themed(context.canvas, name);
   const font = (size) => `${size}px ${themed(context.canvas, "font-family") || "sans-serif"}`;
   const left = 46, right = width - 8, top = 22, bottom = height - (xName ? 34 : 20);
   const good = (value) => Number.isFinite(value) && (!log || value > 0);
   const ys = curves.flatMap(({ y, low = [], high = [] }) => [...y, ...low, ...high]).filter(good);
   const xs = curves.flatMap(({ x }) => x);
-  let least = range ? range[0] : Math.min(...ys), most = range ? range[1] : Math.max(...ys);
   context.font = font(12);
   context.fillStyle = shade("--shalab-ink");
   context.textAlign = "left";
@@ -69,21 +70,27 @@ function plot(context, width, height, { curves, levels = [], title, xName, log =
     context.fillText("nothing yet", (left + right) / 2, (top + bottom) / 2);
     return;
   }
-  if (least === most) [least, most] = log ? [least / 2, most * 2] : [least - (Math.abs(least) || 1) / 2, most + (Math.abs(most) || 1) / 2];
+  ys.push(...levels.map(({ y }) => y));
+  let least = Math.min(...ys), most = Math.min(ceiling, Math.max(...ys));
+  const margin = most - least > 1e-6 * Math.abs(most) ? (most - least) / 20 : Math.abs(most) / 2 || 0.5;
+  [least, most] = log ? [least * 0.9, most * 1.1] : [least - margin, most + margin];
   const end = Math.max(...xs) || 1, scale = log ? Math.log : (value) => value;
   const px = (x) => left + (x / end) * (right - left);
   const py = (y) => bottom - ((scale(y) - scale(least)) / (scale(most) - scale(least))) * (bottom - top);
 
   context.lineWidth = 1;
   context.font = font(11);
-  for (const y of log ? logTicks(least, most) : ticks(least, most, (bottom - top) / 32)) {
+  const marks = log ? logTicks(least, most) : ticks(least, most, (bottom - top) / 32);
+  const finest = Math.min(...marks.slice(1).map((y, i) => y - marks[i]));
+  const digits = Math.max(3, 1 + Math.ceil(Math.log10(Math.abs(most) / finest)) || 0); // enough to tell neighbours apart
+  for (const y of marks) {
     context.strokeStyle = shade("--shalab-line");
     context.globalAlpha = 0.5;
     stroke(context, [[left, py(y)], [right, py(y)]]);
     context.globalAlpha = 1;
     context.fillStyle = shade("--shalab-quiet");
     context.textAlign = "right";
-    context.fillText(short(y), left - 5, py(y) + 4);
+    context.fillText(short(y, log ? 3 : digits), left - 5, py(y) + 4);
   }
   const places = ticks(0, end, Math.max(2, width / 110));
   for (const x of places) {
@@ -106,23 +113,25 @@ function plot(context, width, height, { curves, levels = [], title, xName, log =
     context.fillText(`${name} ${y.toFixed(2)}`, right - 4, py(y) - 4);
   }
   for (const { x, y, ink, dots, low, high } of curves) {
-    const points = x.map((v, i) => [px(v), y[i]]).filter((point) => good(point[1])).map(([a, b]) => [a, py(b)]);
+    const points = x.map((v, i) => good(y[i]) ? [px(v), py(y[i])] : null);
     context.strokeStyle = context.fillStyle = shade(ink);
     if (low) {
       context.globalAlpha = 0.25;
       context.beginPath();
-      x.forEach((v, i) => context.lineTo(px(v), py(Math.max(low[i], least))));
-      for (let i = x.length - 1; i >= 0; i--) context.lineTo(px(x[i]), py(Math.max(high[i], least)));
+      const known = [...x.keys()].filter((i) => good(low[i]) && good(high[i]));
+      for (const i of known) context.lineTo(px(x[i]), py(low[i]));
+      for (const i of known.reverse()) context.lineTo(px(x[i]), py(high[i]));
       context.fill();
       context.globalAlpha = 1;
     }
     context.lineWidth = 1.6;
     stroke(context, points);
-    for (const [a, b] of dots ? points : points.slice(0, points.length === 1)) {
+    points.forEach((point, i) => {
+      if (!point || !(dots || !points[i - 1] && !points[i + 1])) return; // a line shows no point that stands alone
       context.beginPath();
-      context.arc(a, b, 3, 0, 7);
+      context.arc(...point, 3, 0, 7);
       context.fill();
-    }
+    });
   }
   if (now != null) {
     context.strokeStyle = shade("--shalab-ink");
@@ -134,7 +143,7 @@ function plot(context, width, height, { curves, levels = [], title, xName, log =
   let at = right;
   context.font = font(12);
   context.textAlign = "right";
-  for (const { name, ink } of curves.filter((curve) => curve.name).reverse()) {
+  for (const { name, ink } of curves.filter((curve) => curve.name && curve.y.some(good)).reverse()) {
     context.fillStyle = shade("--shalab-ink");
     context.fillText(name, at, 13);
     at -= context.measureText(name).width + 5;
@@ -144,8 +153,9 @@ function plot(context, width, height, { curves, levels = [], title, xName, log =
   }
 }
 
+/** A line through the points; null is a gap. */
 function stroke(context, points) {
   context.beginPath();
-  for (const [x, y] of points) context.lineTo(x, y);
+  points.forEach((point, i) => point && context[points[i - 1] ? "lineTo" : "moveTo"](...point));
   context.stroke();
 }

@@ -31,7 +31,7 @@ export default {
       dial.set(model.get("shown"));
       dial.label.querySelector("output").textContent = row.name;
       dial.range.setAttribute("aria-valuetext", row.name);
-      told.textContent = `Published: perplexity ${number(row.perplexity, 2)} over ${number(row.tokens, 0)} tokens. ` +
+      told.textContent = `Published: perplexity ${row.perplexity == null ? "above 10^308" : number(row.perplexity, 2)} over ${number(row.tokens, 0)} tokens. ` +
         `Honest: ${number(row.honest, 3)} bits per byte.`;
       for (const [name, value] of [...Object.entries(row.parts), ["honest total", row.honest]]) {
         bars[name].value.textContent = number(value, 3);

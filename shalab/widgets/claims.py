@@ -4,9 +4,9 @@ import traitlets
 from matplotlib.figure import Figure
 
 from shalab.errors import InputError
-from shalab.plots import BLUE, GREEN, GREY, ORANGE
+from shalab.plots import BLUE, GREEN, GREY, ORANGE, drawable, finite
 from shalab.tokenization import Claim, honest_bits_per_byte, table
-from shalab.widgets.base import Widget, source
+from shalab.widgets.base import Widget, above, source
 
 
 class ClaimDial(Widget):
@@ -19,7 +19,7 @@ class ClaimDial(Widget):
     _esm = source("claims")
 
     setting = traitlets.Unicode().tag(sync=True)
-    rows = traitlets.List().tag(sync=True)  # of each claim: name, tokens, perplexity, claimed, honest, parts
+    rows = traitlets.List().tag(sync=True)  # of each claim: name, tokens, perplexity or None, claimed, honest, parts
     shown = traitlets.Int(0).tag(sync=True)  # index of rows
 
     def __init__(self, claims: list[Claim], setting: str):
@@ -35,21 +35,22 @@ class ClaimDial(Widget):
         return proposal["value"]
 
     def picture(self) -> Figure:
-        names = [row["name"] for row in self.rows]
-        figure = Figure(figsize=(9, 0.45 * len(names) + 1.3), layout="constrained")
+        places = range(len(self.rows))
+        figure = Figure(figsize=(9, 0.45 * len(self.rows) + 1.3), layout="constrained")
         published, honest = figure.subplots(1, 2, sharey=True)
-        bars = published.barh(names, [row["perplexity"] for row in self.rows], color=GREY)
-        published.bar_label(bars, fmt="{:,.2f}", padding=3)
+        bars = published.barh(places, [row["perplexity"] or 1 for row in self.rows], color=GREY)
+        published.bar_label(bars, [above(row["perplexity"]) for row in self.rows], padding=3)
         published.set(xlabel="published: perplexity per token", xscale="log")
         published.margins(x=0.25)
-        left = [0.0] * len(names)
+        left = [0.0] * len(self.rows)
         for part, color in zip(self.rows[0]["parts"], (BLUE, GREEN, ORANGE, GREY), strict=True):
             width = [row["parts"][part] for row in self.rows]
-            honest.barh(names, width, left=left, color=color, label=part)
+            honest.barh(places, width, left=left, color=color, label=part)
             left = [a + b for a, b in zip(left, width, strict=True)]
-        for place, total in enumerate(left):
+        for place, total in zip(places, left, strict=True):
             honest.annotate(f"{total:.3f}", (total, place), xytext=(3, 0), textcoords="offset points", va="center")
-        honest.set(xlabel="honest: bits per byte", xlim=(0, 1.2 * max(left)))
+        honest.set(xlabel="honest: bits per byte", xlim=(0, 1.2 * max(left) or 1))
+        honest.set_yticks(places, [drawable(row["name"]) for row in self.rows])
         honest.invert_yaxis()
         figure.legend(*honest.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         for axes in (published, honest):
@@ -64,7 +65,7 @@ def _row(claim: Claim) -> dict:
     return {
         "name": claim.name,
         "tokens": len(claim.nats),
-        "perplexity": claim.perplexity,
+        "perplexity": finite(claim.perplexity),
         "claimed": claim.claimed_bits_per_byte,
         "honest": honest_bits_per_byte(claim),
         "parts": {name: bits / len(claim.text) for name, bits in claim.bits().items()},

@@ -77,16 +77,22 @@ function glyph(byte) {
   return `⟨${byte.toString(16).toUpperCase().padStart(2, "0")}⟩`;
 }
 
-/** One glyph per byte; the bytes of a whole UTF-8 character share it: it stands at its first byte, "" at the rest. */
+/**
+ * One glyph per byte; the bytes of a whole UTF-8 character share it: it stands at its first byte, "" at the rest.
+ * Characters that nobody sees, such as those that turn the direction of writing, are shown as their bytes.
+ */
 function glyphs(bytes) {
   const shown = Array.from(bytes, glyph);
-  const decoder = new TextDecoder("utf-8", { fatal: true });
+  const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   for (let i = 0; i < bytes.length; i++) {
     const length = bytes[i] >= 0xf0 ? 4 : bytes[i] >= 0xe0 ? 3 : bytes[i] >= 0xc2 ? 2 : 1;
     if (length === 1) continue;
     try {
-      shown[i] = decoder.decode(bytes.slice(i, i + length));
-      shown.fill("", i + 1, i + length);
+      const character = decoder.decode(bytes.slice(i, i + length));
+      if (!/[\p{C}\p{Zl}\p{Zp}]/u.test(character)) {
+        shown[i] = character;
+        shown.fill("", i + 1, i + length);
+      }
       i += length - 1;
     } catch { /* no whole character: each byte keeps its own sign */ }
   }

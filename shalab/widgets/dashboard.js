@@ -57,8 +57,8 @@ export default () => {
       const last = (list, i) => list.at(-1)?.[i];
       const xName = () => (against === BYTES ? "bytes" : "seconds");
       const curve = (list, i, rest) => ({ x: column(list, against), y: column(list, i), ...rest });
-      const said = (value) => (value == null ? "none yet" : short(value));
-      const bpc = (value) => (value == null ? "none yet" : value.toFixed(2));
+      const said = (value) => (value == null ? "none" : short(value));
+      const bpc = (value) => (value == null ? "none" : value.toFixed(2));
       const panel = (height, name, settings) =>
         chart(height, name, (context, width, h) => plot(context, width, h, { xName: xName(), ...settings() }));
 
@@ -66,9 +66,10 @@ export default () => {
         () => `bits per byte: train ${bpc(last(rows(), 3))} (smoothed), valid ${bpc(last(store.scores, 3))}`,
         () => {
           const levels = Object.entries(model.get("references")).map(([name, y]) => ({ name, y }));
-          const least = Math.min(...column(rows(), 3), ...column(store.scores, 3), ...levels.map(({ y }) => y));
+          // A twentieth of the training may run out at the top: its fall would leave no room for what follows.
+          const late = column(rows().slice(Math.floor(rows().length / 20)), 3);
           return {
-            title: "bits per byte", levels, range: [Math.max(0, least - 0.3), Math.max(4, Math.min(6, Math.max(...column(rows(), 3))))],
+            title: "bits per byte", levels, ceiling: Math.max(...late, ...column(store.scores, 3), ...levels.map(({ y }) => y)),
             curves: [
               curve(rows(), 3, { ink: "--shalab-blue", name: "train (smoothed)" }),
               curve(store.scores, 3, { ink: "--shalab-orange", name: "valid", dots: true }),

@@ -11,7 +11,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from shalab.errors import InputError
-from shalab.plots import BLUE, GREEN, GREY, ORANGE, draw_learning_curve
+from shalab.plots import BLUE, GREEN, GREY, ORANGE, curve, draw_learning_curve, finite
 from shalab.run import Background, StateEvent, as_line, read_metrics
 from shalab.widgets.base import Widget, source
 from shalab.widgets.history import History
@@ -123,9 +123,9 @@ class Dashboard(Widget):
         )  # fmt: skip
         lr, norm, trust = below.subplots(1, 3)
         millions = [point[1] / 1e6 for point in points]
-        lr.plot(millions, [point[4] for point in points], color=GREEN)
-        norm.plot(millions, [point[5] for point in points], color=GREY, linewidth=0.8)
-        trust.plot([row[1] / 1e6 for row in history.trust], [row[4] for row in history.trust], color=ORANGE)
+        curve(lr, millions, [point[4] for point in points], color=GREEN)
+        curve(norm, millions, [point[5] for point in points], log=True, color=GREY, linewidth=0.8)
+        curve(trust, [row[1] / 1e6 for row in history.trust], [row[4] for row in history.trust], True, color=ORANGE)
         trust.fill_between(
             [row[1] / 1e6 for row in history.trust], [row[3] for row in history.trust],
             [row[5] for row in history.trust], color=BLUE, alpha=0.25, linewidth=0,
@@ -134,9 +134,8 @@ class Dashboard(Widget):
             axes.set_title(title, fontsize=9)
             axes.tick_params(labelsize=8)
             axes.grid(alpha=0.3)
-        for axes, there in ((norm, points), (trust, history.trust)):
-            if there:
-                axes.set_yscale("log")
+            if not axes.lines:
+                axes.set(xticks=[], yticks=[])
         return figure
 
     def summary(self) -> str:
@@ -145,7 +144,7 @@ class Dashboard(Widget):
             return f"{self._headline()}: no update yet"
         step, n_bytes, _, bpc, *_ = history.points.last
         lines = [f"step {step:,} of {history.total_steps:,}, {n_bytes:,} bytes read: {history.state}"]
-        lines.append(f"train {bpc:.2f} bpc (smoothed)")
+        lines.append("train: no score" if bpc is None else f"train {bpc:.2f} bpc (smoothed)")
         if history.scores:
             best = min(history.scores, key=lambda row: row[3])
             lines.append(f"valid {history.scores[-1][3]:.2f} bpc, best {best[3]:.2f} at step {best[0]:,}")
@@ -191,7 +190,7 @@ class Dashboard(Widget):
             **{name: [_short(row) for row in rows[since[name] :]] for name, rows in lists.items()},
             "passing": _short(history.points.last) if history.points.passing else None,
             "total_steps": history.total_steps,
-            "seconds_left": _short([history.seconds_left])[0] if math.isfinite(history.seconds_left) else None,
+            "seconds_left": _short([history.seconds_left])[0],
             "state": history.state, "error": history.error,
             **({"sample": history.sample} if history.sample != since["sample"] else {}),
         }  # fmt: skip
@@ -219,5 +218,6 @@ class Dashboard(Widget):
 
 
 def _short(row) -> list:
-    """Six digits are more than a screen shows."""
-    return [value if isinstance(value, int) else float(f"{value:.6g}") for value in row]
+    """Six digits are more than a screen shows; JSON has no sign for what is not finite."""
+    known = map(finite, row)
+    return [value if value is None or isinstance(value, int) else float(f"{value:.6g}") for value in known]

@@ -5,7 +5,7 @@ const ROW = 20, COLUMN = 12;  // CSS pixels of a query byte and of an age when z
 const BEFORE = 280, AFTER = 40;  // bytes of text shown around the query byte
 const DARK = "#111", LIGHT = "#fff";
 
-const escaped = (text) => text.replace(/[&<>]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[c]);
+const escaped = (text) => text.replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
 const counted = (n) => n.toLocaleString("en");
 const percent = (share) => share === 0 ? "" : share < 0.005 ? "<1%" : `${Math.round(100 * share)}%`;
 
@@ -115,15 +115,12 @@ function frame(head, area, width, signs, scale) {
   return parts.join("");
 }
 
-/** The row looked at, thin, and the pinned one, thick. */
-function marks(area, width, query, pinned) {
-  const mark = (row, size) => {
-    const y = middleOf(row, area);
-    if (!inside(y)) return "";
-    const [outer, inner] = [[DARK, size / 2], [LIGHT, size / 4]].map((pen) => line(LEFT, y, LEFT + width, y, ...pen));
-    return `${outer}${inner}<path d="M${LEFT + width + 1} ${y}l${size} ${-size}v${2 * size}z" fill="#d55e00"/>`;
-  };
-  return (query === pinned ? "" : mark(query, 5)) + (pinned == null ? "" : mark(pinned, 8));
+/** The row looked at: thin, or thick if it is pinned. */
+function mark(area, width, row, isPinned) {
+  const y = middleOf(row, area), size = isPinned ? 8 : 5;
+  if (!inside(y)) return "";
+  const [outer, inner] = [[DARK, size / 2], [LIGHT, size / 4]].map((pen) => line(LEFT, y, LEFT + width, y, ...pen));
+  return `${outer}${inner}<path d="M${LEFT + width + 1} ${y}l${size} ${-size}v${2 * size}z" fill="#d55e00"/>`;
 }
 
 /** The share of each octave of distance as bars, `width` x 150. */
@@ -143,8 +140,9 @@ export default {
     let head, bright, zoom = 1, width = 0, saving;
     const signs = glyphs(uint8(model.get("_text")));
     const name = (place) => signs[place] || glyph(uint8(model.get("_text"))[place]);
-    const chosen = { query: model.get("query"), pinned: model.get("pinned") };  // runs ahead of the model
-    const shown = () => chosen.pinned ?? chosen.query;
+    // The row, and whether the pointer may move it; runs ahead of the model.
+    const told = () => ({ query: model.get("query"), isPinned: model.get("pinned") != null });
+    let chosen = told();
 
     // What a reader sees
     const picture = element("canvas", { role: "img" });
@@ -178,7 +176,7 @@ export default {
       button("+", "Zoom in", () => zoomTo(zoom * 2)),
       button("Whole", "Show the whole map", () => zoomTo(1)),
     ];
-    const pin = element("button", { onclick: () => set("pinned", chosen.pinned == null ? chosen.query : null) });
+    const pin = element("button", { onclick: () => toggle() });
     const saves = [button("PNG", "Save as PNG", () => savePNG()), button("SVG", "Save as SVG", () => saveSVG())];
     [...zooms, pin, ...saves].forEach(keepKeys);
 
@@ -201,7 +199,7 @@ export default {
       age: (map.scrollLeft / (width * zoom)) * head.nAges, nAges: head.nAges / zoom,
       row: (map.scrollTop / (HEIGHT * zoom)) * head.nQueries, nRows: head.nQueries / zoom,
     });
-    const marked = () => marks(area(), width, chosen.query, chosen.pinned);
+    const marked = () => mark(area(), width, chosen.query, chosen.isPinned);
 
     function drawMap() {
       if (!width) return;
@@ -219,28 +217,29 @@ export default {
       signs.slice(Math.max(0, place - 16), place).join(""), name(place), signs.slice(place + 1, place + 13).join(""),
     ];
 
-    /** The text around byte `at`, the bluer the more of row t's weight a byte has; equal neighbours share a tag. */
+    /** The text around byte `at`, the bluer the more of row t's weight a byte has; equal neighbours share a span. */
     function runs(t, at, strongest) {
-      let html = "", open = "";
+      const spans = [];
+      let last = "";
       for (let place = Math.max(0, at - BEFORE); place < Math.min(signs.length, at + AFTER); place++) {
         const share = place <= at ? Math.round(11 * bright[head.code(t, at - place)]) * 5 : 0;  // 0 to 55 %
         const kind = place === at ? "query" : strongest.has(place) ? "strong" : "plain";
         const shade = `background: color-mix(in srgb, var(--shalab-blue) ${share}%, transparent)`;
-        const tag = `<span class="shalab-${kind}" ${place === at ? "" : `style="${shade}"`}>`;
-        if (tag !== open) html += (open && "</span>") + tag;
-        open = tag;
-        html += escaped(signs[place]) + (head.text[place] === 10 ? "\n" : "");
+        const look = { class: `shalab-${kind}`, style: place === at ? null : shade };
+        if (JSON.stringify(look) !== last) spans.push(element("span", look));
+        last = JSON.stringify(look);
+        spans.at(-1).append(signs[place] + (head.text[place] === 10 ? "\n" : ""));
       }
-      return `${html}</span>`;
+      return spans;
     }
 
-    /** The panel below the map: all about the row that is pinned, else looked at. */
+    /** The panel below the map: all about the row that is looked at. */
     function drawRow() {
-      const t = shown(), at = head.place(t, 0), top = head.top(t), pinned = chosen.pinned;
+      const t = chosen.query, at = head.place(t, 0), top = head.top(t);
       title.textContent = `Query byte ${counted(t)} of ${counted(head.nQueries)}: “${name(at)}”` +
-        (pinned == null ? "" : " (pinned)");
-      pin.textContent = pinned == null ? "Pin" : "Unpin";
-      context.innerHTML = runs(t, at, new Set(top.map(({ age }) => head.place(t, age))));
+        (chosen.isPinned ? " (pinned)" : "");
+      pin.textContent = chosen.isPinned ? "Unpin" : "Pin";
+      context.replaceChildren(...runs(t, at, new Set(top.map(({ age }) => head.place(t, age)))));
       table.replaceChildren(...top.map(({ age, weight }) => {
         const [before, byte, after] = excerpt(head.place(t, age));
         return element("tr", {}, element("td", {}, shortly(weight)), element("td", {}, counted(age)),
@@ -250,7 +249,7 @@ export default {
       const shares = head.shares(t);
       distances.setAttribute("aria-label", "Share of the weight by age: " +
         head.octaves.map((age, i) => `from ${age} ${(100 * shares[i]).toFixed(1)} %`).join(", "));
-      row.range.setAttribute("aria-valuetext", `${chosen.query}, ${name(head.place(chosen.query, 0))}`);
+      row.range.setAttribute("aria-valuetext", `${t}, ${name(at)}`);
     }
 
     /** A new head, or the first. */
@@ -284,7 +283,7 @@ export default {
     }
 
     /** Zooms so that what is under (x, y) of the map stays there; without a place, the left edge and the chosen row. */
-    function zoomTo(wanted, x = 0, y = ((shown() + 0.5) / head.nQueries) * HEIGHT * zoom - map.scrollTop) {
+    function zoomTo(wanted, x = 0, y = ((chosen.query + 0.5) / head.nQueries) * HEIGHT * zoom - map.scrollTop) {
       const finest = Math.min((head.nAges * COLUMN) / width, (head.nQueries * ROW) / HEIGHT);
       const most = 2 ** Math.max(0, Math.ceil(Math.log2(finest)));
       const next = Math.min(most, Math.max(1, wanted)), factor = next / zoom;
@@ -307,25 +306,21 @@ export default {
     }
 
     /** Shows a choice at once and tells the kernel a little later: a moving pointer must not fill its queue. */
-    function set(trait, value) {
-      chosen[trait] = value;
+    function choose(row, isPinned = chosen.isPinned) {
+      const query = Math.min(head.nQueries - 1, Math.max(0, row));
+      if (query === chosen.query && isPinned === chosen.isPinned) return;
+      chosen = { query, isPinned };
       moved();
       clearTimeout(saving);
       saving = setTimeout(() => {
-        for (const each of ["query", "pinned"]) model.set(each, chosen[each]);
+        const { query: row, isPinned: held } = chosen; // each set() is heard here as well
+        model.set("query", row);
+        model.set("pinned", held ? row : null);
         model.save_changes();
       }, 60);
     }
 
-    function choose(value) {
-      const next = Math.min(head.nQueries - 1, Math.max(0, value));
-      if (next !== chosen.query) set("query", next);
-    }
-
-    /** A click or Enter on the pinned row unpins it, on any other pins that one. */
-    function toggle() {
-      set("pinned", chosen.pinned === chosen.query ? null : chosen.query);
-    }
+    const toggle = () => choose(chosen.query, !chosen.isPinned);
 
     function rowAt(event) {
       const y = event.clientY - picture.getBoundingClientRect().top;
@@ -359,13 +354,15 @@ export default {
       held = { x: event.clientX + map.scrollLeft, y: event.clientY + map.scrollTop, moved: false };
     });
     map.addEventListener("pointermove", (event) => {
-      if (!event.buttons) return choose(rowAt(event));
+      if (!event.buttons && !chosen.isPinned) choose(rowAt(event));
+      if (!event.buttons) return;
       if (!held) return;
       held.moved ||= Math.hypot(event.clientX + map.scrollLeft - held.x, event.clientY + map.scrollTop - held.y) > 4;
       if (held.moved) map.scrollTo(held.x - event.clientX, held.y - event.clientY);
     });
     map.addEventListener("click", (event) => {
-      if (!held?.moved) { choose(rowAt(event)); toggle(); }
+      const row = rowAt(event); // a click on the pinned row unpins it, on any other pins that one
+      if (!held?.moved) choose(row, !(chosen.isPinned && row === chosen.query));
       held = null;
     });
     map.addEventListener("scroll", drawMap);
@@ -378,7 +375,7 @@ export default {
 
     /** What is on the screen as a document of its own: the map is an image in it, all else is text and lines. */
     function svg() {
-      const t = shown(), total = LEFT + width + RIGHT, y = TOP + HEIGHT + BOTTOM + 24;
+      const t = chosen.query, total = LEFT + width + RIGHT, y = TOP + HEIGHT + BOTTOM + 24;
       const lines = [title.textContent, ...head.top(t).map(({ age, weight }) => {
         const [before, byte, after] = excerpt(head.place(t, age));
         return `${shortly(weight)} at age ${counted(age)}: ${before}«${byte}»${after}`;
@@ -410,16 +407,16 @@ export default {
     load();
     resize();
     model.on("change:_view", load);
-    const taken = Object.fromEntries(["query", "pinned"].map((trait) => [`change:${trait}`, () => {
-      chosen[trait] = model.get(trait);
+    function take() {
+      chosen = told();
       moved();
-    }]));
-    for (const [event, take] of Object.entries(taken)) model.on(event, take);
+    }
+    for (const trait of ["query", "pinned"]) model.on(`change:${trait}`, take);
     return () => {
       clearTimeout(saving);
       sizes.disconnect();
       model.off("change:_view", load);
-      for (const [event, take] of Object.entries(taken)) model.off(event, take);
+      for (const trait of ["query", "pinned"]) model.off(`change:${trait}`, take);
     };
   },
 };

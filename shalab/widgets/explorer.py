@@ -10,7 +10,7 @@ from shalab.device import to_host
 from shalab.errors import InputError
 from shalab.model import SHARNN
 from shalab.plots import BLUE, ORANGE
-from shalab.widgets.base import Widget, as_bytes, source
+from shalab.widgets.base import Widget, as_bytes, printable, source
 
 # N heads, T window, M bytes in memory, K = M + T; an age is the bytes from a query back to a key, 0 for itself,
 # so there are as many ages as keys: A = K
@@ -81,8 +81,8 @@ class AttentionExplorer(Widget):
     """One head's weights as a map that scrolls and zooms; a query byte's largest weights, in their text.
 
     block, head  which head is shown
-    query        the row looked at, 0 to T - 1: moved by the pointer and the arrow keys
-    pinned       the row that stays whatever the pointer does, or None: set by a click or Enter
+    query        the row that is looked at, 0 to T - 1: moved by the pointer, the slider and the arrow keys
+    pinned       the same row while the pointer no longer moves it, else None: set by a click or Enter
 
     >>> explorer = AttentionExplorer.from_model(model, text)  # doctest: +SKIP
     >>> explorer.pinned = 17  # doctest: +SKIP
@@ -117,6 +117,7 @@ class AttentionExplorer(Widget):
         )  # fmt: skip
         self._reduce()
         self.observe(self._reduce, ["block", "head"])
+        self.observe(self._one_row, ["query", "pinned"])
 
     @classmethod
     def from_model(cls, model: SHARNN, text: bytes | str | np.ndarray, window: int = 1024) -> "AttentionExplorer":
@@ -143,7 +144,7 @@ class AttentionExplorer(Widget):
         figure = Figure(figsize=(11, 4), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(2, 1))
         self._draw_map(left)
-        row = self._selected()
+        row = self.query
         left.axhline(row + 0.5, color=ORANGE)
         top = self._top(row)
         bars = right.barh(range(len(top)), [weight for _, weight in top], color=BLUE)
@@ -159,7 +160,7 @@ class AttentionExplorer(Widget):
         return figure
 
     def summary(self) -> str:
-        row = self._selected()
+        row = self.query
         lines = [
             f"Attention of block {self.block}, head {self.head}. {self._reach}",
             f"Query byte {row:,}: {self._around(row, 0, 24)}",
@@ -198,8 +199,12 @@ class AttentionExplorer(Widget):
             "shares": np.add.reduceat(ages, starts, axis=1).tobytes(),
         }
 
-    def _selected(self) -> int:
-        return self._n_queries - 1 if self.pinned is None else self.pinned
+    def _one_row(self, change: dict) -> None:
+        """What is set last takes the other along, so that slider, map and text tell of one row."""
+        if change["new"] is not None:
+            self.query = change["new"]
+            if self.pinned is not None:
+                self.pinned = change["new"]
 
     def _top(self, row: int) -> list[tuple[int, float]]:
         """(age, weight) of the row's largest weights."""
@@ -210,7 +215,7 @@ class AttentionExplorer(Widget):
         """The byte of that age between guillemets, with n bytes on either side of it."""
         place = self._n_memory + row - age
         parts = self._text[max(0, place - n) : place], self._text[place : place + 1], self._text[place + 1 :][:n]
-        before, byte, after = map(_printable, parts)
+        before, byte, after = map(printable, parts)
         return f"{before}«{byte}»{after}"
 
     def _draw_map(self, axes) -> None:
@@ -258,9 +263,3 @@ def _reach(n_memory: int, n_queries: int, n_dropped: int) -> str:
     memory = f"{n_memory:,} bytes of memory before them" if n_memory else "no memory before them"
     dropped = f" The {n_dropped:,} bytes read before those have been dropped." if n_dropped else ""
     return f"{n_queries:,} query bytes, {memory}.{dropped}"
-
-
-def _printable(data: bytes) -> str:
-    """Control characters, and bytes that are no whole UTF-8 character, as escapes."""
-    text = data.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

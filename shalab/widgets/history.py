@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from statistics import median
 
 from shalab.errors import InputError
-from shalab.plots import MovingAverage
+from shalab.plots import MovingAverage, finite
 
 
 class Thinned:
@@ -41,7 +41,8 @@ class Thinned:
 class History:
     """Filled with the lines of metrics.jsonl. Lines that are known already change nothing.
 
-    points   (step, bytes read, training seconds, smoothed bpc, learning rate, gradient norm, bytes per second)
+    points   (step, bytes read, training seconds, smoothed bpc, learning rate, gradient norm, bytes per second);
+             None where a number is missing or not finite, as the gradient of an update that float16 skipped
     scores   (step, bytes read, training seconds, valid bpc), all of them
     trust    (step, bytes read, training seconds, lowest, median and highest trust ratio of the tensors), all of them
     sample   the latest, as Latin-1 text
@@ -76,12 +77,14 @@ class History:
                 bpc = self._bpc(line["bpc"])
                 speed = read / took if took else 0.0
                 where = (line["step"], line["n_bytes"], line["elapsed_s"])
-                self.points.add((*where, bpc, line["lr"], line["grad_norm"], speed))
+                self.points.add((*where, bpc, finite(line["lr"]), finite(line["grad_norm"]), speed))
             case "eval" if not self.scores or line["step"] > self.scores[-1][0]:
-                self.scores.append((line["step"], line["n_bytes"], line["elapsed_s"], line["valid_bpc"]))
-            case "trust" if line["tensors"] and (not self.trust or line["step"] > self.trust[-1][0]):
-                ratios = [ratio for *_, ratio in line["tensors"].values()]
-                self.trust.append((*self.place, min(ratios), median(ratios), max(ratios)))
+                if finite(line["valid_bpc"]) is not None:
+                    self.scores.append((line["step"], line["n_bytes"], line["elapsed_s"], line["valid_bpc"]))
+            case "trust" if not self.trust or line["step"] > self.trust[-1][0]:
+                ratios = [ratio for *_, ratio in line["tensors"].values() if finite(ratio) is not None]
+                if ratios:
+                    self.trust.append((*self.place, min(ratios), median(ratios), max(ratios)))
             case "sample":
                 self.sample = line["text"]
             case "end":

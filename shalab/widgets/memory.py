@@ -99,14 +99,13 @@ class MemoryView(Widget):
         read = reading(self.step, self.bptt, self.max_context)
         figure = Figure(figsize=(9, 3.2), layout="constrained")
         axes = figure.subplots()
+        grid = kinds(read)
         axes.imshow(
-            kinds(read), cmap=ListedColormap(colors), vmin=0, vmax=3, aspect="auto", interpolation="nearest",
+            grid, cmap=ListedColormap(colors), vmin=0, vmax=3, aspect="auto", interpolation="nearest",
             extent=(0, read.window.stop, read.window.stop, read.window.start),
         )  # fmt: skip
         axes.set(xlabel="position in the text", ylabel="query")
-        patches = [
-            Patch(facecolor=color, edgecolor="#7f7f7f", label=kind) for kind, color in zip(KINDS, colors, strict=True)
-        ]
+        patches = [Patch(facecolor=colors[kind], edgecolor="#7f7f7f", label=KINDS[kind]) for kind in np.unique(grid)]
         figure.legend(handles=patches, loc="outside lower center", ncols=4, frameon=False)
         return figure
 

@@ -11,7 +11,7 @@ from shalab.errors import InputError
 from shalab.evaluate import charges
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN
-from shalab.plots import BLUE, GREEN, GREY, ORANGE
+from shalab.plots import curve, drawable, styles
 from shalab.widgets.base import Widget, as_bytes, source
 
 MAX_BYTES = 20_000  # every byte is a node of the page
@@ -94,7 +94,7 @@ class SurpriseMap(Widget):
         grid = np.full(columns * n_rows, np.nan)
         grid[: len(shown)] = values[: len(shown)]
         figure = Figure(figsize=(9, 0.22 * n_rows + 2.2), layout="constrained")
-        page, curve = figure.subplots(2, 1, height_ratios=(0.22 * n_rows, 1.8))
+        page, below = figure.subplots(2, 1, height_ratios=(0.22 * n_rows, 1.8))
         scale = LinearSegmentedColormap.from_list("surprise", ["#56b4e9", "white", "#e8820c"])
         page.imshow(grid.reshape(n_rows, columns), cmap=scale, vmin=-8, vmax=8, aspect="auto")
         for i, byte in enumerate(shown):
@@ -104,14 +104,16 @@ class SurpriseMap(Widget):
                 parse_math=False,
             )  # fmt: skip
         page.set_axis_off()
-        page.set_title(f"{self.names[self.shown]}: the first {len(shown):,} of {len(self.text):,} bytes", fontsize=10)
+        page.set_title(
+            f"{drawable(self.names[self.shown])}: the first {len(shown):,} of {len(self.text):,} bytes", fontsize=10
+        )
         rows = [self.shown] if difference else range(self.n_models)
-        for row, color in zip(rows, (BLUE, ORANGE, GREEN, GREY), strict=False):
-            mean = self.values[row].cumsum() / np.arange(1, len(self.text) + 1)
-            curve.plot(np.arange(1, len(self.text) + 1), mean, color=color, label=self.names[row])
-        curve.set(xlabel="bytes read", ylabel="running mean, bits")
-        curve.grid(alpha=0.3)
-        curve.legend()
+        read = np.arange(1, len(self.text) + 1)
+        for row, style in zip(rows, styles(), strict=False):
+            curve(below, read, self.values[row].cumsum() / read, **style, label=drawable(self.names[row]))
+        below.set(xlabel="bytes read", ylabel="running mean, bits")
+        below.grid(alpha=0.3)
+        below.legend()
         return figure
 
     def summary(self) -> str:

@@ -3,7 +3,7 @@ const FULL = 16; // bits of a piece that is coloured fully
 export default {
   render({ model, el }) {
     el.classList.add("shalab");
-    const bytes = uint8(model.get("text")), signs = glyphs(bytes).map((sign) => (sign === " " ? "␣" : sign));
+    const bytes = uint8(model.get("text"));
     const names = model.get("names"), most = model.get("longest_piece");
     const set = (name) => (value) => { model.set(name, Number(value)); model.save_changes(); };
     const chosen = select("tokenization", names.map((name, i) => [i, name]), {
@@ -32,7 +32,7 @@ export default {
       cut.set(model.get("longest"));
       let place = 0;
       spans = model.get("pieces").map(([length, bits], index) => {
-        const sign = signs.slice(place, place += length).join("") || "·"; // inside a character: its first byte shows it
+        const sign = glyphs(bytes.subarray(place, place += length)).join("").replaceAll(" ", "␣");
         const span = element("span", { class: "shalab-byte shalab-piece" }, sign, element("small", {}, bits.toFixed(1)));
         span.style.setProperty("--level", Math.min(1, Math.max(0, bits) / FULL).toFixed(3));
         Object.assign(span, { index, sign });
@@ -46,7 +46,7 @@ export default {
         const current = i === model.get("shown");
         return element("tr", { "aria-current": current && "true" },
           element("th", { scope: "row" }, (current ? "▸ " : "") + names[i]),
-          number(n, 0), number(perplexity, 2), number(bpb, 3));
+          number(n, 0), perplexity == null ? element("td", {}, "above 10^308") : number(perplexity, 2), number(bpb, 3));
       }));
       tell();
     }

@@ -8,8 +8,9 @@ from matplotlib.patches import Rectangle
 
 from shalab.errors import InputError
 from shalab.metrics import NATS_PER_BIT, perplexity
+from shalab.plots import drawable, finite
 from shalab.tokenization import chop, grouped
-from shalab.widgets.base import Widget, as_bytes, source
+from shalab.widgets.base import Widget, above, as_bytes, printable, source
 
 MAX_BYTES = 2_000  # every piece is a node of the page, with its price
 _SIGNS = {"\n": "↵", " ": "␣"}
@@ -32,7 +33,7 @@ class TokenExplorer(Widget):
     longest = traitlets.Int().tag(sync=True)  # pieces are cut into parts of so many bytes
     cursor = traitlets.Int(0).tag(sync=True)  # index of the pieces
     pieces = traitlets.List().tag(sync=True)  # [bytes, bits] of each piece of what is shown
-    totals = traitlets.List().tag(sync=True)  # for each name: pieces, perplexity per piece, bits per byte
+    totals = traitlets.List().tag(sync=True)  # for each name: pieces, perplexity per piece (or None), bits per byte
 
     def __init__(self, text: str | bytes | np.ndarray, bits: np.ndarray, tokenizations: dict[str, np.ndarray]):
         text, self.bits = as_bytes(text), np.asarray(bits, float)
@@ -64,27 +65,28 @@ class TokenExplorer(Widget):
         prices = [grouped(self.bits, cut) for cut in cuts]
         with self.hold_sync():
             self.totals = [
-                [len(price), perplexity(price.sum() * NATS_PER_BIT, len(price)), self.bits.mean()] for price in prices
+                [len(price), finite(perplexity(price.sum() * NATS_PER_BIT, len(price))), self.bits.mean()]
+                for price in prices
             ]
             self.pieces = [
                 list(row) for row in zip(cuts[self.shown].tolist(), prices[self.shown].tolist(), strict=True)
             ]
             self.cursor = min(self.cursor, len(self.pieces) - 1)
 
-    def quoted(self) -> list[str]:
-        """The pieces of what is shown, readable."""
+    def parts(self) -> list[bytes]:
+        """The pieces of what is shown."""
         ends = np.cumsum([length for length, _ in self.pieces])
-        return [
-            self.text[end - n : end].decode("utf-8", "replace") for end, (n, _) in zip(ends, self.pieces, strict=True)
-        ]
+        return [self.text[end - n : end] for end, (n, _) in zip(ends, self.pieces, strict=True)]
 
     def picture(self) -> Figure:
         columns, rows, place = 76, 9, [0, 0]
         figure = Figure(figsize=(9, 3.2), layout="constrained")
         axes = figure.subplots()
         scale = LinearSegmentedColormap.from_list("price", ["white", "#e8820c"])
-        for sign, (_, bits) in zip(self.quoted(), self.pieces, strict=True):
-            sign = "".join(_SIGNS.get(c, c if c.isprintable() and c < "\u0250" else "·") for c in sign)
+        for part, (_, bits) in zip(self.parts(), self.pieces, strict=True):
+            text = part.decode("utf-8", "backslashreplace")
+            sign = "".join(_SIGNS.get(c, c if c.isprintable() and c < "\u0250" else "·") for c in text)
+            sign = sign if len(sign) < columns else sign[: columns - 2] + "…"
             width = max(len(sign), 4) + 0.5  # room for the price
             if place[0] + width > columns:
                 place = [0, place[1] + 1]
@@ -99,14 +101,14 @@ class TokenExplorer(Widget):
             place[0] += width
         axes.set(xlim=(0, columns), ylim=(rows, 0))
         axes.set_axis_off()
-        axes.set_title(f"{self.names[self.shown]}: pieces and their bits, from the beginning", fontsize=10)
+        axes.set_title(f"{drawable(self.names[self.shown])}: pieces and their bits, from the beginning", fontsize=10)
         return figure
 
     def summary(self) -> str:
         lines = [f"{len(self.text):,} bytes, {self.bits.sum():,.1f} bits under every tokenization"]
         for name, (n, ppl, bpb) in zip(self.names, self.totals, strict=True):
-            lines.append(f"{name}: {n:,} pieces, perplexity {ppl:,.2f} per piece, {bpb:.3f} bits per byte")
+            lines.append(f"{name}: {n:,} pieces, perplexity {above(ppl)} per piece, {bpb:.3f} bits per byte")
         first = ", ".join(
-            f"{sign!r} {bits:.2f}" for sign, (_, bits) in zip(self.quoted()[:8], self.pieces, strict=False)
+            f"'{printable(part)}' {bits:.2f}" for part, (_, bits) in zip(self.parts()[:8], self.pieces, strict=False)
         )
         return "\n".join([*lines, f"{self.names[self.shown]} begins with: {first}"])

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from shalab.errors import InputError
-from shalab.plots import BLUE, GREEN, GREY, ORANGE
+from shalab.plots import BLUE, GREEN, GREY, ORANGE, drawable
 from shalab.run import read_metrics
 from shalab.widgets.base import Widget, source
 
@@ -78,10 +78,11 @@ class TrustInspector(Widget):
             raise InputError(f"tensor must be one of {', '.join(self.names)}, got {proposal['value']!r}")
         return proposal["value"]
 
-    def table(self, place: int = -1) -> list[tuple[str, float, float, float, str]]:
-        """(tensor, weight norm, update norm, trust ratio, rules) of each tensor at a recorded step."""
+    def table(self, place: int | None = None) -> list[tuple[str, float, float, float, str]]:
+        """(tensor, weight norm, update norm, trust ratio, rules) of each tensor; place: by default that looked at."""
         if not self.steps:
             return []
+        place = self.place if place is None else place
         rules = [", ".join(name for bit, name in NAMES.items() if bits & bit) for bits in self.acting[place]]
         return [
             (name, *map(float, row), rule)
@@ -97,15 +98,17 @@ class TrustInspector(Widget):
         ratios = self.values[..., 2]  # (steps, tensors)
         axes.hlines(range(len(self.names)), ratios.min(0), ratios.max(0), color=GREY, alpha=0.4, linewidth=5)
         styles = {0: (BLUE, "o"), CLAMP: (GREEN, "s"), FLOOR: (ORANGE, "v"), ZERO: (GREY, "x")}
-        for row, (ratio, bits) in enumerate(zip(ratios[-1], self.acting[-1], strict=True)):
-            color, marker = styles[next((bit for bit in (ZERO, FLOOR, CLAMP) if bits & bit), 0)]
+        made_by = [next((bit for bit in (ZERO, FLOOR, CLAMP) if bits & bit), 0) for bits in self.acting[self.place]]
+        for row, (ratio, kind) in enumerate(zip(ratios[self.place], made_by, strict=True)):
+            color, marker = styles[kind]
             axes.plot([ratio], [row], color=color, marker=marker)
+        there = [kind for kind in styles if kind in made_by]
         figure.legend(
-            [Line2D([], [], color=color, marker=marker, linestyle="") for color, marker in styles.values()],
-            ["ratio of the norms", *NAMES.values()], loc="outside upper right", ncols=4, fontsize=8,
+            [Line2D([], [], color=styles[kind][0], marker=styles[kind][1], linestyle="") for kind in there],
+            [NAMES.get(kind, "ratio of the norms") for kind in there], loc="outside upper right", ncols=4, fontsize=8,
         )  # fmt: skip
-        axes.set_yticks(range(len(self.names)), self.names, fontsize=8)
-        axes.set(xscale="log", xlabel=f"trust ratio at step {self.steps[-1]:,}; grey: its range over the run")
+        axes.set_yticks(range(len(self.names)), map(drawable, self.names), fontsize=8)
+        axes.set(xscale="log", xlabel=f"trust ratio at step {self.steps[self.place]:,}; grey: its range over the run")
         axes.invert_yaxis()
         axes.grid(alpha=0.3, axis="x")
         return figure
@@ -114,9 +117,9 @@ class TrustInspector(Widget):
         if not self.steps:
             return "no trust ratios were recorded"
         rows = sorted(self.table(), key=lambda row: row[3])
-        counts = [f"{name}: {int((self.acting[-1] & bit > 0).sum())}" for bit, name in NAMES.items()]
+        counts = [f"{name}: {int((self.acting[self.place] & bit > 0).sum())}" for bit, name in NAMES.items()]
         chosen = {row[0]: row for row in (rows[0], rows[-1])}.values()
         return "\n".join(
-            [f"step {self.steps[-1]:,}, {len(rows)} tensors; {', '.join(counts)}"]
+            [f"step {self.steps[self.place]:,}, {len(rows)} tensors; {', '.join(counts)}"]
             + [f"{name}: |w| {w:.2g}, |u| {u:.2g}, trust ratio {ratio:.2g}" for name, w, u, ratio, _ in chosen]
         )
