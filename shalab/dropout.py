@@ -42,14 +42,18 @@ class Dropout:
         """Factors for `times`, on the CPU: 0 with probability p, else 1 / (1 - p); [] where nothing is dropped.
 
         Views of the pool, so that a mask takes no memory, each of at most half of it: the other half is the choice
-        of where it begins.
+        of where it begins. Some rows each, or a part of one where a row is longer than that.
         """
         if not self.training or p == 0:
             return []
         n_rows, width = math.prod(shape[:-1]), shape[-1]
-        most = max(1, POOL // 2 // width)
+        columns = min(width, POOL // 2)
+        rows = POOL // 2 // columns
         return [
-            self._slice(min(most, n_rows - begin) * width, p, dtype).view(-1, width) for begin in range(0, n_rows, most)
+            self._slice(min(rows, n_rows - row) * n_columns, p, dtype).view(-1, n_columns)
+            for row in range(0, n_rows, rows)
+            for column in range(0, width, columns)
+            for n_columns in [min(columns, width - column)]
         ]
 
     def draw(self) -> None:
@@ -74,11 +78,13 @@ def times(x: Tensor, mask: list[Tensor]) -> Tensor:
     if len(mask) == 1:
         return (rows * mask[0]).view(x.shape)
     result = torch.empty(rows.shape, dtype=x.dtype)
-    begin = 0
+    row = column = 0
     for part in mask:
-        end = begin + len(part)
-        torch.mul(rows[begin:end], part, out=result[begin:end])
-        begin = end
+        block = slice(row, row + part.shape[0]), slice(column, column + part.shape[1])
+        torch.mul(rows[block], part, out=result[block])
+        column += part.shape[1]
+        if column == rows.shape[1]:
+            row, column = row + part.shape[0], 0
     return result.view(x.shape)
 
 
