@@ -1,15 +1,18 @@
 """What one run needs of PyTorch's process does not leak, and every module that is watched or replaced is called."""
 
+import ast
+import os
 import subprocess
 import sys
 import threading
 
+import nbformat
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from shalab import SHARNN, ModelConfig
+from shalab import SHARNN, ModelConfig, course
 from shalab.boom import gelu
 from shalab.device import Precision, _switches, bfloat16_pays, compiled
 from shalab.dropout import Dropout
@@ -330,3 +333,29 @@ def test_only_the_command_line_keeps_freed_memory(text, precision, tmp_path, mon
     assert not kept
     main(["train", "--preset", "tiny", "--data", str(tmp_path / "own.txt"), "--steps", "1", "--dtype", "float32"])
     assert kept
+
+
+def imported(path):
+    """Of a notebook's imports, in order, those of shalab and of torch."""
+    cells = (cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    nodes = (node for cell in cells for node in ast.walk(ast.parse(cell.source)))
+    for node in nodes:
+        names = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", [])]
+        yield from (top for name in names if (top := str(name).partition(".")[0]) in ("shalab", "torch"))
+
+
+@pytest.mark.parametrize("path", sorted(course.notebooks_dir().rglob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_import_shalab_before_torch(path):
+    assert next(imported(path), "shalab") == "shalab"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP")
+@pytest.mark.parametrize("environment, spins", [({}, 10_000), ({"GOMP_SPINCOUNT": "77"}, 77)])
+def test_threads_spin_briefly_where_shalab_comes_first(environment, spins):
+    """What libgomp says that it took, when it is loaded with PyTorch. A setting of the user's own is kept."""
+    environment = {**os.environ, "OMP_DISPLAY_ENV": "VERBOSE", **environment}
+    environment.pop("OMP_WAIT_POLICY", None)
+    done = subprocess.run(
+        [sys.executable, "-c", "import shalab, torch"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr

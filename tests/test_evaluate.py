@@ -145,11 +145,13 @@ def test_sampling():
 
 
 def test_top_p_stops_where_the_sum_is_reached():
-    """1/2 alone meets 1/2; every number here is exact in binary."""
-    logits = torch.tensor([[0.5, 0.25, 0.25]]).log().expand(500, 3)
-    for top_p, kept in ((0.5, {0}), (0.75, {0, 1}), (0.76, {0, 1, 2})):
-        draws = sample(logits, 1.0, 0, top_p, torch.Generator().manual_seed(0))
-        assert set(draws.tolist()) == kept
+    """Two quarters alone meet 1/2. Equal logits have probabilities that are exact in binary."""
+    for top_p, kept in ((0.5, 2), (0.75, 3), (0.76, 4)):
+        draws = sample(torch.zeros(500, 4), 1.0, 0, top_p, torch.Generator().manual_seed(0))
+        assert len(set(draws.tolist())) == kept
+    logits = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.double).log()
+    assert logits.softmax(-1).tolist() == [[0.5, 0.25, 0.25]]
+    assert set(sample(logits.expand(500, 3), 1.0, 0, 0.5, torch.Generator().manual_seed(0)).tolist()) == {0}
 
 
 def test_generation_carries_the_state(small, precision):
