@@ -91,8 +91,8 @@ class Precision:
     def row_dtype(self, n_rows: int) -> torch.dtype:
         """The format of matrices that products of so few rows read fastest.
 
-        A CPU's bfloat16 products are made for many rows: for one, PyTorch's float16 took from a half to four fifths of
-        their time on an AMD EPYC; and two thirds of float32's on one without bfloat16 instructions, being half to read.
+        A CPU's bfloat16 products are made for many rows: for one and a matrix of 4096 x 1024, PyTorch's float16 took
+        three fifths of their time on an AMD EPYC with bfloat16 instructions; with one of 1024 x 256 they are even.
         """
         alone = n_rows == 1 and self.device.type == "cpu" and (self.free or self.dtype == torch.bfloat16)
         return torch.float16 if alone else self.dtype
@@ -163,7 +163,8 @@ def to_host(x: Tensor) -> Tensor:
 def bfloat16_pays(size: int = 1024, rounds: int = 5) -> bool:
     """Whether this CPU multiplies bfloat16 matrices at least 1.3 times as fast as float32 ones, and correctly.
 
-    Only some of those that have instructions for it do. Asked once per process: some hundredths of a second.
+    Only some of those that have instructions for it do. Asked once per process: about a tenth of a second where
+    nothing else computes.
     """
     a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0))
     n_threads = torch.get_num_threads()
@@ -192,7 +193,8 @@ def keep_freed_memory() -> None:
 
     The kernel clears each page that it hands out, and most tensors live for a fraction of a step. Two settings of
     glibc's malloc, for the whole process and for good, so only for a process that does nothing but train: memory that
-    was once needed stays taken. Nothing happens elsewhere than on Linux.
+    was once needed stays taken. Without them the laptop preset's step took 1.09 times as long on one machine and 1.02
+    times on another (`assets/bench`). Nothing happens elsewhere than on Linux.
     """
     m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
@@ -204,8 +206,8 @@ def dismiss_helpers() -> None:
     """Ends the threads that help the calling thread to compute; they come back when it computes again.
 
     OpenMP's helpers wait for the next piece of work in a busy loop, but fall asleep at once when there are more of
-    them than processors: an LSTM in one thread takes three times as long while those of another are idle. GNU's
-    OpenMP, so Linux; nothing happens elsewhere.
+    them than processors: with another thread's helpers idle, the laptop preset's step took 1.7 times as long on one
+    machine, and no longer on a slower one (`assets/bench`). GNU's OpenMP, so Linux; nothing happens elsewhere.
     """
     omp_pause_soft = 1  # omp.h
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(torch._C.__file__), "omp_pause_resource_all"):
@@ -258,7 +260,7 @@ def laid_out(weight: Tensor, n_rows: int) -> Callable[[Tensor], Tensor]:
 
     For every product of few bfloat16 rows PyTorch arranges the weight anew as the processor's instructions want it,
     which takes as long as multiplying. This does so once, by the operators that torch.compile uses, if it has them:
-    an LSTM of width 1024 learned 128 steps of 16 streams in 173 ms instead of 223.
+    on an AMD EPYC with two threads an LSTM of width 1024 learned 128 steps of 16 streams in 173 ms instead of 223.
     """
     onednn = torch.ops.mkldnn
     known = weight.dtype == torch.bfloat16 and hasattr(onednn, "_linear_pointwise")

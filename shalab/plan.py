@@ -10,7 +10,8 @@ those 6 K products are left. Masked products count: they are computed.
 
 *Memory.* P times: the weight, its gradient, LAMB's two moments, the best weights so far, and what an update of LAMB
 holds meanwhile. N times: what the backward pass needs of each byte, L (block D + boom H) + A head D + vocab V, with
-bytes per element as in `Path`: counted for a CPU, with PyTorch's hooks on saved tensors. A B D K times: the context of
+bytes per element as in `Path`: counted for a CPU in float32, with PyTorch's hooks on saved tensors (in bfloat16 a CPU
+holds less and computes differently: there are no formulas for it). A B D K times: the context of
 every head, and the memory before it. A B T K times: its attention weights, where they are kept: on a CPU, up to KEPT;
 above, what is at hand of one stream's. The gradients of one block are as large again as what it stores. With
 checkpointed blocks only the L blocks' inputs are stored, and one block in full, with one head at most.
@@ -21,8 +22,9 @@ through LAMB in float32.
 
 *Time.* 2 multiply-adds / (arithmetic's peak x share) + traffic / (bandwidth x share). On a GPU the shares are
 an assumption: what well-tuned kernels usually reach. Two measurements check them: the paper's half hour per epoch on a
-TITAN V, and 303 kB/s of its preset on an H100, where they say 316 (5.9 GB, where the formula for memory says 7.5).
-`shalab.laboratory.scaling` fits both formulas on a CPU on small models and checks them on larger ones.
+TITAN V, and 303 kB/s of its preset on an H100, where they say 316. There the update took 5.9 GB, where the formula for
+memory says 7.5: it is too high by a quarter. `shalab.laboratory.scaling` fits both formulas on a CPU, in float32, on
+small models and checks them on larger ones.
 """
 
 from dataclasses import dataclass, replace
