@@ -2,8 +2,9 @@
 
 import os
 
-# OpenMP's threads wait by spinning. Where another process wants the same cores, two training runs then slow each
-# other down seventyfold; spinning for some microseconds only costs a lone run little. Read when PyTorch is loaded.
+# OpenMP's threads wait by spinning. Where another process wants the same cores, they then hold each other up for most
+# of the time; spinning for some microseconds only costs a lone run little. GNU's OpenMP reads this once, when PyTorch
+# is loaded, and nothing can set it later: import shalab before torch.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 

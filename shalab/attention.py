@@ -54,7 +54,8 @@ class _Read(torch.autograd.Function):
     """softmax(q c^T + mask), dropout, times c with dropout, one stream and at most CHUNK weights at a time.
 
     The memory is a constant, so the backward pass needs gradients for the window's rows only: four products
-    as long as the memory instead of six. One stream's (T, K) weights fit in the cache, all streams' do not. With more
+    as long as the memory instead of six. At the laptop preset's size one stream's (T, K) weights fit in a cache of
+    a megabyte, all streams' do not. With more
     than KEPT weights in all, they are computed again in the backward pass, and memory grows with K instead of T K.
     """
 
@@ -177,7 +178,7 @@ class AttentionHead(nn.Module):
         for q, context in zip(self._query(h, Dropout(False)).transpose(0, 1), contexts, strict=True):  # (1, D), (K, D)
             heads = q.to(context.dtype).chunk(self.n_heads, -1), context.chunk(self.n_heads, -1)  # (., D / N) each
             for q_head, c in zip(*heads, strict=True):
-                weights = (q_head @ c.T).softmax(-1)  # (1, K); of matrices: with a vector bfloat16 takes twice as long
+                weights = (q_head @ c.T).softmax(-1)  # (1, K); of matrices: with a vector it takes longer
                 reads.append(weights @ c)  # (1, D / N)
         read = torch.cat(reads, -1).view(h.shape).to(h.dtype)  # a memory keeps the format in which it was written
         return self.value_gate() * read

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shalab.errors import InputError
+from shalab.errors import COUNT, InputError, refuse, wrong
 
 
 class Streams:
@@ -20,6 +20,7 @@ class Streams:
     """
 
     def __init__(self, data: np.ndarray, batch_size: int, share: slice = slice(None)):
+        refuse(wrong(COUNT, batch_size=batch_size))
         length = len(data) // batch_size
         if length < 2:
             raise InputError(

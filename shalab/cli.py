@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from shalab.checkpoint import best_model, load_checkpoint, load_model
 from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, Corpus, canonical, load_corpus
-from shalab.device import DEVICES, DTYPES, Precision, print_anything
+from shalab.device import DEVICES, DTYPES, Precision, keep_freed_memory, print_anything
 from shalab.download import fetch
 from shalab.errors import InputError
 from shalab.evaluate import dynamic_evaluate, evaluate
@@ -192,6 +192,7 @@ def data_command(options) -> None:
 
 def train_command(options) -> None:
     team = Team.join()
+    keep_freed_memory()
     with team.quiet():
         _train(options, Precision.pick(options.device, options.dtype, team))
     team.leave()

@@ -3,11 +3,13 @@
 No other module names a device or moves a tensor.
 """
 
+import contextlib
 import ctypes
 import functools
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -28,6 +30,7 @@ class Precision:
     """A device, the format of its matrix products, and who shares the work; parameters, LAMB and sums stay in float32.
 
     free: nobody asked for this format, so that another may be used where it is faster and no less exact than bfloat16.
+    tf32: float32 whose products an NVIDIA card may round.
     Use `Precision.pick`; the bare constructor checks nothing.
     """
 
@@ -35,6 +38,7 @@ class Precision:
     dtype: torch.dtype
     team: Team = ALONE
     free: bool = False
+    tf32: bool = False
 
     @classmethod
     def pick(cls, device: str = "auto", dtype: str = "auto", team: Team = ALONE) -> "Precision":
@@ -59,17 +63,20 @@ class Precision:
                 dtype = "bfloat16"
         if dtype not in DTYPES:
             raise InputError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
-        if device == "cuda":
+        if device == "cuda" and team.size > 1:  # a process of torchrun's; alone, the card that PyTorch uses anyway
             torch.cuda.set_device(team.local_rank)
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "tf32"
-            # No fused attention takes a head this wide, and the one by products does them in float32 unless told
-            # otherwise: the paper's update takes 54 ms instead of 75 on an H100.
-            torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
-        return cls(torch.device(device), DTYPES[dtype], team, free)
+        return cls(torch.device(device), DTYPES[dtype], team, free, dtype == "tf32")
 
-    def autocast(self) -> AbstractContextManager:
-        """Matrix products inside run in `dtype`; does nothing for float32."""
-        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Matrix products inside run in `dtype`. A backward pass belongs outside, in `switches`."""
+        half = self.dtype != torch.float32
+        with self.switches(), torch.autocast(self.device.type, self.dtype) if half else nullcontext():
+            yield
+
+    def switches(self) -> AbstractContextManager:
+        """Inside, PyTorch's switches for a whole process stand as this format needs them; afterwards as before."""
+        return _switched(self.tf32) if self.device.type == "cuda" else nullcontext()
 
     def scaler(self) -> torch.amp.GradScaler:
         """Loss scaling, which float16 needs for its small exponent; passes everything through for other formats."""
@@ -84,8 +91,8 @@ class Precision:
     def row_dtype(self, n_rows: int) -> torch.dtype:
         """The format of matrices that products of so few rows read fastest.
 
-        A CPU's bfloat16 products are made for many rows: for one, PyTorch's float16 took from a half to four fifths of
-        their time on an AMD EPYC; and two thirds of float32's on one without bfloat16 instructions, being half to read.
+        A CPU's bfloat16 products are made for many rows: for one and a matrix of 4096 x 1024, PyTorch's float16 took
+        three fifths of their time on an AMD EPYC with bfloat16 instructions; with one of 1024 x 256 they are even.
         """
         alone = n_rows == 1 and self.device.type == "cpu" and (self.free or self.dtype == torch.bfloat16)
         return torch.float16 if alone else self.dtype
@@ -107,7 +114,44 @@ class Precision:
             torch.mps.set_rng_state(state["mps"])
 
     def __str__(self) -> str:
-        return f"{self.device.type} ({str(self.dtype).removeprefix('torch.')})"
+        return f"{self.device.type} ({'tf32' if self.tf32 else str(self.dtype).removeprefix('torch.')})"
+
+
+_switches_lock = threading.Lock()
+_switches_asked: list[tuple] = []  # what stood before, and what those who compute now have asked for
+
+
+@contextlib.contextmanager
+def _switched(tf32: bool) -> Iterator[None]:
+    """For NVIDIA cards. Threads may overlap: the last one that began decides, and the last one to end restores."""
+    # No fused attention takes a head this wide, and the one by products does them in float32 unless told otherwise:
+    # the paper's update took 54 ms instead of 75 on an H100.
+    asked = tf32, tf32, True
+    with _switches_lock:
+        if not _switches_asked:
+            _switches_asked.append(_switches())
+        _switches_asked.append(asked)
+        _switch(asked)
+    try:
+        yield
+    finally:
+        with _switches_lock:
+            _switches_asked.remove(asked)
+            _switch(_switches_asked[-1])
+            if len(_switches_asked) == 1:
+                _switches_asked.clear()
+
+
+def _switches() -> tuple[bool, bool, bool]:
+    backends = torch.backends
+    return (
+        backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    )  # fmt: skip
+
+
+def _switch(values: tuple[bool, bool, bool]) -> None:
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, reduced = values
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(reduced)
 
 
 def to_host(x: Tensor) -> Tensor:
@@ -125,22 +169,25 @@ def print_anything() -> None:
 def bfloat16_pays(size: int = 1024, rounds: int = 5) -> bool:
     """Whether this CPU multiplies bfloat16 matrices at least 1.3 times as fast as float32 ones, and correctly.
 
-    Only some of those that have instructions for it do. Asked once per process: some hundredths of a second.
+    Only some of those that have instructions for it do. Asked once per process: about a tenth of a second where
+    nothing else computes.
     """
     a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0))
     n_threads = torch.get_num_threads()
     # Without instructions a large product takes seconds: a small one tells, by one thread, since two that share a
     # busy machine wait for each other.
     for n, threads, least in ((size // 8, 1, 0.25), (size, n_threads, 1.3)):
-        torch.set_num_threads(threads)
         taken = {torch.float32: [], torch.bfloat16: []}
-        for _ in range(rounds):
-            for dtype, seconds in taken.items():
-                x, y = a[:n, :n].to(dtype), b[:n, :n].to(dtype)
-                began = time.perf_counter()
-                product = x @ y
-                seconds.append(time.perf_counter() - began)
-        torch.set_num_threads(n_threads)
+        torch.set_num_threads(threads)
+        try:
+            for _ in range(rounds):
+                for dtype, seconds in taken.items():
+                    x, y = a[:n, :n].to(dtype), b[:n, :n].to(dtype)
+                    began = time.perf_counter()
+                    product = x @ y
+                    seconds.append(time.perf_counter() - began)
+        finally:
+            torch.set_num_threads(n_threads)
         if min(taken[torch.float32]) <= least * min(taken[torch.bfloat16]):
             return False
     exact = a @ b
@@ -150,9 +197,10 @@ def bfloat16_pays(size: int = 1024, rounds: int = 5) -> bool:
 def keep_freed_memory() -> None:
     """Lets this process reuse freed memory instead of giving it back to Linux after every large tensor.
 
-    The kernel clears each page that it hands out: for tensors that live for a fraction of a step that took 5 % of the
-    time at the laptop preset's size and a sixth at width 256 with a memory of 5,000. Two settings of glibc's malloc,
-    for the whole process; nothing happens elsewhere.
+    The kernel clears each page that it hands out, and most tensors live for a fraction of a step. Two settings of
+    glibc's malloc, for the whole process and for good, so only for a process that does nothing but train: memory that
+    was once needed stays taken. Without them the laptop preset's step took 1.09 times as long on one machine and 1.02
+    times on another (`assets/bench`). Nothing happens elsewhere than on Linux.
     """
     m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
@@ -164,18 +212,37 @@ def dismiss_helpers() -> None:
     """Ends the threads that help the calling thread to compute; they come back when it computes again.
 
     OpenMP's helpers wait for the next piece of work in a busy loop, but fall asleep at once when there are more of
-    them than processors: an LSTM in one thread takes three times as long while those of another are idle. GNU's
-    OpenMP, so Linux; nothing happens elsewhere.
+    them than processors: with another thread's helpers idle, the laptop preset's step took 1.7 times as long on one
+    machine, and no longer on a slower one (`assets/bench`). GNU's OpenMP, so Linux; nothing happens elsewhere.
     """
     omp_pause_soft = 1  # omp.h
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(torch._C.__file__), "omp_pause_resource_all"):
         library.omp_pause_resource_all(omp_pause_soft)
 
 
-def compiled(model: nn.Module) -> nn.Module:
+def compiled(model: nn.Module) -> Callable:
     """model by torch.compile. What cannot be compiled, or all of it where there is no compiler, runs as it stands."""
-    torch._dynamo.config.suppress_errors = True
-    return torch.compile(model, dynamic=True)  # windows differ in length
+    fast = torch.compile(model, dynamic=True)  # windows differ in length
+
+    def call(*inputs):
+        with torch._dynamo.config.patch(suppress_errors=True):
+            return fast(*inputs)
+
+    return call
+
+
+def stock(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether module is `kind` itself and nobody watches or changes it: then it need not be called to be computed.
+
+    A module with a hook, a parametrization or a `forward` of its own, and what somebody put in its place, is called.
+    """
+    watched = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return (
+        type(module) is kind
+        and not watched
+        and "forward" not in vars(module)
+        and not torch.nn.modules.module._has_any_global_hook()
+    )
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -199,7 +266,7 @@ def laid_out(weight: Tensor, n_rows: int) -> Callable[[Tensor], Tensor]:
 
     For every product of few bfloat16 rows PyTorch arranges the weight anew as the processor's instructions want it,
     which takes as long as multiplying. This does so once, by the operators that torch.compile uses, if it has them:
-    an LSTM of width 1024 learned 128 steps of 16 streams in 173 ms instead of 223.
+    on an AMD EPYC with two threads an LSTM of width 1024 learned 128 steps of 16 streams in 173 ms instead of 223.
     """
     onednn = torch.ops.mkldnn
     known = weight.dtype == torch.bfloat16 and hasattr(onednn, "_linear_pointwise")

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from shalab.device import Precision, to_host
-from shalab.errors import InputError
+from shalab.errors import AT_LEAST_0, COUNT, NATURAL, RATE, InputError, refuse, wrong
 from shalab.metrics import bits_per_byte
 from shalab.model import SHARNN
 
@@ -43,8 +44,7 @@ def charges(
     Byte i is predicted from byte i - 1 and the state, so `begin` is at least 1.
     """
     read = _context(model, data, begin, end, context)
-    if window < 1 or n_streams < 1:
-        raise InputError(f"window and n_streams must be at least 1, got {window} and {n_streams}")
+    refuse(wrong(COUNT, window=window, n_streams=n_streams))
     piece = math.ceil((end - begin) / n_streams)
     starts = [begin + piece * s for s in range(n_streams)][precision.team.rank :: precision.team.size]
     n_streams = len(starts)
@@ -73,11 +73,17 @@ def charges(
 
 def _context(model: SHARNN, data: np.ndarray, begin: int, end: int, context: int | None) -> int:
     """Bytes to read before `begin`; InputError for a range or a context that cannot be."""
-    if not 1 <= begin < end <= len(data):
-        raise InputError(f"charged bytes must lie within 1 to {len(data)} and be at least one, got {begin} to {end}")
-    if context is not None and context < 0:
-        raise InputError(f"context must be at least 0, got {context}")
+    _check_range(data, begin, end, 1)
+    if context is not None:
+        refuse(wrong(NATURAL, context=context))
     return min(begin - 1, warmup_bytes(model) if context is None else context)
+
+
+def _check_range(data: np.ndarray, begin: int, end: int, least: int) -> None:
+    if not (isinstance(begin, Integral) and isinstance(end, Integral) and least <= begin < end <= len(data)):
+        raise InputError(
+            f"charged bytes must lie within {least} to {len(data)} and be at least one, got {begin} to {end}"
+        )
 
 
 def warmup_bytes(model: SHARNN) -> int:
@@ -98,6 +104,7 @@ def evaluate(
 
     The first byte of a file has nothing before it and is charged log2(V) bits. NaN if `stop` was set.
     """
+    _check_range(data, begin, end, 0)
     nats = math.log(model.config.vocab_size) if begin == 0 and precision.team.first else 0.0
     if end - max(begin, 1) > 0:
         for part in charges(model, data, max(begin, 1), end, precision, **reading):
@@ -123,8 +130,7 @@ class Dynamic:
     beta: float = 0.999
 
     def __post_init__(self):
-        if not (self.lr >= 0 and self.window >= 1 and 0 <= self.beta < 1):
-            raise InputError(f"lr must be at least 0, window at least 1 and beta from 0 to below 1, got {self}")
+        refuse(wrong(AT_LEAST_0, lr=self.lr) + wrong(COUNT, window=self.window) + wrong(RATE, beta=self.beta))
 
 
 def dynamic_charges(
@@ -156,7 +162,8 @@ def dynamic_charges(
                 logits, state = model(ids[:-1, None], state)  # (T, 1, V)
             nats = F.cross_entropy(logits[:, 0].float(), ids[1:], reduction="none")  # (T,)
             optimizer.zero_grad()
-            nats.mean().backward()
+            with precision.switches():
+                nats.mean().backward()
         if low >= begin:
             yield to_host(nats.detach()).double()
             optimizer.param_groups[0]["lr"] = dynamic.lr
@@ -172,6 +179,8 @@ def dynamic_evaluate(
     context: int | None = None,
 ) -> list[float]:
     """Bits per byte of each slice bounds[i]:bounds[i + 1], read in one pass with `dynamic_charges`."""
+    for begin, end in itertools.pairwise(bounds):
+        _check_range(data, begin, end, 1)
     nats = torch.cat(list(dynamic_charges(model, data, bounds[0], bounds[-1], precision, dynamic, context)))
     sizes = [end - begin for begin, end in itertools.pairwise(bounds)]
     return [bits_per_byte(part.sum().item(), len(part)) for part in nats.split(sizes)]

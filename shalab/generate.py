@@ -5,11 +5,12 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from shalab.device import Precision, to_host
-from shalab.errors import InputError
-from shalab.model import SHARNN, RollingMemory, State
+from shalab.attention import AttentionHead, OverparameterisedVector
+from shalab.device import Precision, stock, to_host
+from shalab.errors import AT_LEAST_0, NATURAL, real, refuse, whole, wrong
+from shalab.model import SHARNN, Block, RollingMemory, State
 
 # B prompts, V vocabulary
 
@@ -21,9 +22,11 @@ def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generat
     top_k        only the k likeliest bytes; 0 for all
     top_p        only the likeliest bytes that together reach probability p (Holtzman et al. 2019); 1 for all
     """
+    refuse(_sampling_faults(temperature, top_k, top_p))
     logits = to_host(logits).double()
     if temperature == 0:
         return logits.argmax(-1)
+    logits = logits - logits.amax(-1, keepdim=True)  # a tiny temperature must not make two of them infinite
     probabilities = (logits / temperature).softmax(-1)
     if not top_k and top_p == 1:
         return _draw(probabilities, generator)
@@ -33,6 +36,11 @@ def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generat
     if top_k:
         probabilities[:, top_k:] = 0
     return ids.gather(-1, _draw(probabilities, generator).unsqueeze(-1)).squeeze(-1)
+
+
+def _sampling_faults(temperature: float, top_k: int, top_p: float) -> list[str]:
+    between = "above 0 and at most 1", lambda x: real(x) and 0 < x <= 1
+    return wrong(AT_LEAST_0, temperature=temperature) + wrong(NATURAL, top_k=top_k) + wrong(between, top_p=top_p)
 
 
 def _draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
@@ -58,35 +66,47 @@ def generate_batch(
     """Continues prompts of any lengths side by side: yields one byte for each of them, `n_bytes` times.
 
     temperature, top_k and top_p are those of `sample`. The draws come from a generator of their own, so that a
-    running training is not disturbed. A byte costs the same however long the text has become: the state is carried
-    along, and the memory neither grows beyond `model.max_context` nor is copied.
+    running training is not disturbed. The state is carried along, so that a byte costs what its look at the memory
+    costs: once `model.max_context` bytes are there, the same however long the text has become.
     """
-    faults = []
-    if not prompts or not all(prompts):
+    faults = _sampling_faults(temperature, top_k, top_p)
+    faults += wrong(NATURAL, n_bytes=n_bytes)
+    faults += wrong(("an integer of at most 64 bits", lambda x: whole(x) and -(2**63) <= x < 2**64), seed=seed)
+    if not all(isinstance(prompt, bytes | bytearray) for prompt in prompts):
+        faults.append(f"prompt must be bytes, got {next(iter(prompts))!r}")
+    elif not prompts or not all(prompts):
         faults.append("prompt must have at least one byte")
-    if n_bytes < 0 or top_k < 0:
-        faults.append(f"n_bytes and top_k must be at least 0, got {n_bytes} and {top_k}")
-    if not temperature >= 0:
-        faults.append(f"temperature must be at least 0, got {temperature}")
-    if not 0 < top_p <= 1:
-        faults.append(f"top_p must be above 0 and at most 1, got {top_p}")
-    if faults:
-        raise InputError("; ".join(faults))
+    elif (largest := max(map(max, prompts))) >= model.config.vocab_size:
+        faults.append(f"prompt must have bytes below the model's vocab_size {model.config.vocab_size}, got {largest}")
+    refuse(faults)
     return _continue(model, prompts, n_bytes, precision, temperature, top_k, top_p, seed)
 
 
 @torch.inference_mode()
 def _continue(model, prompts, n_bytes, precision, temperature, top_k, top_p, seed):
     generator = torch.Generator().manual_seed(seed)
-    model = precision.place(copy.deepcopy(model).collapse().eval())  # a matrix less to read for every byte
+    model = precision.place(copy.deepcopy(model).eval())
+    if all(map(_is_stock, model.blocks)):
+        model.collapse()  # a matrix less to read for every byte
     with precision.autocast():
         logits, state = _read_all(model, prompts, precision)
     model.to(precision.row_dtype(len(prompts)))  # autocast would round the weights once more for every byte
     for _ in range(n_bytes):
         ids = sample(logits, temperature, top_k, top_p, generator)  # (B,)
         yield ids.tolist()
-        logits, state = model(precision.place(ids).unsqueeze(0), state)  # (1, B, V)
+        with precision.switches():
+            logits, state = model(precision.place(ids).unsqueeze(0), state)  # (1, B, V)
         logits = logits[0]
+
+
+def _is_stock(block: Block) -> bool:
+    """Whether nobody watches or replaced what collapsing would take away."""
+    head = block.attention
+    return head is None or (
+        type(head) is AttentionHead
+        and stock(head.value_gate, OverparameterisedVector)
+        and (head.value_gate.linear is None or stock(head.value_gate.linear, nn.Linear))
+    )
 
 
 def _read_all(model: SHARNN, prompts: Sequence[bytes], precision: Precision) -> tuple[Tensor, State]:

@@ -1,26 +1,36 @@
 """The blocks' LSTM, by the fastest way on each device."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
-from shalab.device import has_lstm, laid_out, product_dtype
+from shalab.device import has_lstm, laid_out, product_dtype, stock
 
 # T window, B streams, D width
 
-WIDE = 768  # from here on oneDNN learns in bfloat16 no faster than in float32, and the loop below is faster than both
+WIDE = 768  # on an AMD EPYC, from here on oneDNN learns in bfloat16 no faster than in float32, the loop below faster
 
 
-def recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
+def recurrent(lstm: nn.Module, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
     """lstm(x, hidden) of x (T, B, D), without gradient for hidden; the output's format is that of products.
 
-    On a CPU, oneDNN computes a float32 LSTM and, in two thirds of the time, a narrow bfloat16 one, but none in
-    float16. It takes one format for x, hidden and weights. One byte at a time by the cell: oneDNN, and cuDNN in
-    bfloat16, would rearrange all weights for every byte.
+    What stands in an LSTM's place, and one that is watched, is called.
+
+    On a CPU, oneDNN computes a float32 LSTM and a bfloat16 one (at width 256 in three quarters of the time, on an AMD
+    EPYC with bfloat16 instructions), but none in float16. It takes one format for x, hidden and weights. One byte at a
+    time by the cell: oneDNN, and cuDNN in bfloat16, would rearrange all weights for every byte.
     """
     one = len(x) == 1 and not torch.is_grad_enabled()
-    if has_lstm(x) and not one:
-        return lstm(x, hidden)
     dtype = product_dtype(x)
+    if not _plain(lstm) or (has_lstm(x) and not one):
+        slow = dtype == torch.float16 and not has_lstm(x) and torch.is_autocast_enabled(x.device.type)
+        if slow:
+            x = x.float()
+        if hidden is not None:
+            hidden = tuple(part.to(x.dtype) for part in hidden)
+        with torch.autocast(x.device.type, enabled=False) if slow else nullcontext():
+            return lstm(x, hidden)
     if dtype == torch.float16:
         dtype = lstm.weight_hh_l0.dtype
     with torch.autocast(x.device.type, enabled=False):
@@ -37,6 +47,11 @@ def recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
             return y, (y[-1:].detach().clone(), c)  # a view would keep all steps
         y, h, c = torch.lstm(x, (h, c), weights, True, 1, 0.0, lstm.training, False, False)
         return y, (h, c)
+
+
+def _plain(lstm: nn.Module) -> bool:
+    """Whether it is PyTorch's own LSTM, unwatched, of one layer in one direction, with biases."""
+    return stock(lstm, nn.LSTM) and lstm.num_layers == 1 and len(lstm._flat_weights) == 4 and not lstm.batch_first
 
 
 class _Loop(torch.autograd.Function):

@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from shalab.attention import AttentionHead
 from shalab.boom import Boom
-from shalab.device import product_dtype
+from shalab.device import product_dtype, stock
 from shalab.dropout import Dropout
-from shalab.errors import InputError
+from shalab.errors import ABOVE_0, COUNT, FLAG, NATURAL, RATE, InputError, refuse, whole, wrong_fields
 from shalab.induction import start_copying
 from shalab.lstm import recurrent
 
@@ -57,20 +57,18 @@ class ModelConfig:
     collapsed: bool = False
 
     def __post_init__(self):
-        object.__setattr__(self, "attention_layers", tuple(self.attention_layers))
+        layers = self.attention_layers
         faults = [
-            f"{name} must be a positive integer, got {getattr(self, name)!r}"
-            for name in ("vocab_size", "d_model", "d_boom", "n_layers", "n_heads")
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1
+            *wrong_fields(COUNT, self, "vocab_size d_model d_boom n_layers n_heads"),
+            *wrong_fields(NATURAL, self, "max_context"),
+            *wrong_fields(RATE, self, "dropout dropout_input dropout_hidden"),
+            *wrong_fields(ABOVE_0, self, "init_scale"),
+            *wrong_fields(FLAG, self, "induction collapsed"),
         ]
-        if not isinstance(self.max_context, int) or self.max_context < 0:
-            faults.append(f"max_context must be an integer of at least 0, got {self.max_context!r}")
-        for name in ("dropout", "dropout_input", "dropout_hidden"):
-            if not 0 <= getattr(self, name) < 1:
-                faults.append(f"{name} must be at least 0 and below 1, got {getattr(self, name)!r}")
-        if not self.init_scale > 0:
-            faults.append(f"init_scale must be above 0, got {self.init_scale!r}")
+        if not isinstance(layers, list | tuple) or not all(map(whole, layers)) or len(set(layers)) < len(layers):
+            faults.append(f"attention_layers must be a sequence of different block numbers, got {layers!r}")
         if not faults:
+            object.__setattr__(self, "attention_layers", tuple(layers))
             if self.d_boom % self.d_model:
                 faults.append(f"d_boom must be a multiple of d_model {self.d_model}, got {self.d_boom}")
             if self.d_model % self.n_heads:
@@ -82,8 +80,7 @@ class ModelConfig:
                 )
             if strays := [layer for layer in self.attention_layers if layer not in range(self.n_layers)]:
                 faults.append(f"attention_layers must be blocks from 0 to {self.n_layers - 1}, got {strays}")
-        if faults:
-            raise InputError("; ".join(faults))
+        refuse(faults)
 
 
 class State(NamedTuple):
@@ -101,26 +98,28 @@ class State(NamedTuple):
 class RollingMemory:
     """The last `limit` rows (M, D) that one stream wrote, as a view that moves through a longer buffer.
 
-    Appending a row costs the same whatever the memory holds, where concatenating would copy all of it for every
-    byte. Rows are written in place: a memory belongs to one reader and cannot be returned to.
+    Appending a row costs the same on average whatever the memory holds, where concatenating would copy all of it for
+    every byte; the buffer is as long as what was read, not as `limit`. Rows are written in place: a memory belongs to
+    one reader and cannot be returned to.
     """
 
     def __init__(self, rows: Tensor, limit: int):
         self.limit = max(1, limit)
-        rows = last(rows, self.limit)
-        self.buffer = rows.new_empty(self.limit + max(64, self.limit // 4), rows.shape[-1])
-        self.buffer[: len(rows)] = rows
-        self.end = len(rows)
+        self._move(last(rows, self.limit))
 
     def append(self, row: Tensor) -> Tensor:
         """row (D,) -> the memory with it, (M, D), a view"""
-        if self.end == len(self.buffer):  # the newest rows move to the front
-            kept = self.limit - 1
-            self.buffer[:kept] = self.buffer[self.end - kept :].clone()
-            self.end = kept
+        if self.end == len(self.buffer):
+            self._move(last(self.buffer, self.limit - 1))
         self.buffer[self.end] = row
         self.end += 1
         return self.buffer[max(0, self.end - self.limit) : self.end]
+
+    def _move(self, rows: Tensor) -> None:
+        """To the front of a buffer with room for a quarter more: four rows are copied per byte, about."""
+        self.buffer = rows.new_empty(len(rows) + max(64, len(rows) // 4), rows.shape[-1])
+        self.buffer[: len(rows)] = rows
+        self.end = len(rows)
 
 
 def last(x: Tensor, n: int) -> Tensor:
@@ -155,7 +154,12 @@ class Block(nn.Module):
             m, h = self.norm_memory(h), self.norm_mid(h)  # (T, B, D) each
             if isinstance(memory, list):
                 contexts = [rows.append(row) for rows, row in zip(memory, m[0], strict=True)]  # (M, D) per stream
-                read = self.attention.read_one(h, contexts)  # (1, B, D)
+                if stock(self.attention, AttentionHead):
+                    read = self.attention.read_one(h, contexts)  # (1, B, D)
+                else:  # watched or replaced: called, stream by stream, since their memories may differ in length
+                    streams = zip(h.split(1, 1), m.split(1, 1), contexts, strict=True)
+                    reads = [self.attention(q, row, rows.unsqueeze(1), drop)[0] for q, row, rows in streams]
+                    read = torch.cat(reads, 1).to(h.dtype)  # (1, B, D)
             else:
                 if memory is None:
                     memory = m[:0].detach()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from shalab.errors import InputError
+from shalab.errors import ABOVE_0, AT_LEAST_0, RATE, refuse, wrong
 
 
 class Lamb(Optimizer):
@@ -34,22 +34,14 @@ class Lamb(Optimizer):
         weight_decay: float = 1.2e-6,
         min_trust: float | None = 0.25,
     ):
-        faults = []
-        if not lr >= 0:
-            faults.append(f"lr must be at least 0, got {lr}")
-        if not all(0 <= beta < 1 for beta in betas):
-            faults.append(f"betas must be at least 0 and below 1, got {betas}")
-        if not eps > 0:
-            faults.append(f"eps must be above 0, got {eps}")
-        if not weight_decay >= 0:
-            faults.append(f"weight_decay must be at least 0, got {weight_decay}")
-        if min_trust is not None and not min_trust >= 0:
-            faults.append(f"min_trust must be None or at least 0, got {min_trust}")
-        if faults:
-            raise InputError("; ".join(faults))
-        super().__init__(
-            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "min_trust": min_trust}
-        )
+        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "min_trust": min_trust}
+        faults = wrong(AT_LEAST_0, lr=lr, weight_decay=weight_decay) + wrong(ABOVE_0, eps=eps)
+        if not (isinstance(betas, list | tuple) and len(betas) == 2) or wrong(RATE, b1=betas[0], b2=betas[1]):
+            faults.append(f"betas must be two numbers of at least 0 and below 1, got {betas}")
+        if min_trust is not None:
+            faults += wrong(AT_LEAST_0, min_trust=min_trust)
+        refuse(faults)
+        super().__init__(params, options)
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None):

@@ -10,7 +10,8 @@ those 6 K products are left. Masked products count: they are computed.
 
 *Memory.* P times: the weight, its gradient, LAMB's two moments, the best weights so far, and what an update of LAMB
 holds meanwhile. N times: what the backward pass needs of each byte, L (block D + boom H) + A head D + vocab V, with
-bytes per element as in `Path`: counted for a CPU, with PyTorch's hooks on saved tensors. A B D K times: the context of
+bytes per element as in `Path`: counted for a CPU in float32, with PyTorch's hooks on saved tensors (in bfloat16 a CPU
+holds less and computes differently: there are no formulas for it). A B D K times: the context of
 every head, and the memory before it. A B T K times: its attention weights, where they are kept: on a CPU, up to KEPT;
 above, what is at hand of one stream's. The gradients of one block are as large again as what it stores. With
 checkpointed blocks only the L blocks' inputs are stored, and one block in full, with one head at most.
@@ -21,8 +22,9 @@ through LAMB in float32.
 
 *Time.* 2 multiply-adds / (arithmetic's peak x share) + traffic / (bandwidth x share). On a GPU the shares are
 an assumption: what well-tuned kernels usually reach. Two measurements check them: the paper's half hour per epoch on a
-TITAN V, and 303 kB/s of its preset on an H100, where they say 316 (5.9 GB, where the formula for memory says 7.5).
-`shalab.laboratory.scaling` fits both formulas on a CPU on small models and checks them on larger ones.
+TITAN V, and 303 kB/s of its preset on an H100, where they say 316. There the update took 5.9 GB, where the formula for
+memory says 7.5: it is too high by a quarter. `shalab.laboratory.scaling` fits both formulas on a CPU, in float32, on
+small models and checks them on larger ones.
 """
 
 from dataclasses import dataclass, replace
@@ -30,6 +32,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from shalab.attention import CHUNK, KEPT
+from shalab.errors import ABOVE_0, InputError, refuse, wrong
 from shalab.model import SHARNN, ModelConfig
 from shalab.presets import Preset
 from shalab.train import TrainConfig
@@ -42,6 +45,9 @@ class Card:
     memory_gb: float
     tflops: float
     gb_per_s: float
+
+    def __post_init__(self):
+        refuse(wrong(ABOVE_0, **vars(self)))
 
 
 CARDS = {
@@ -73,8 +79,8 @@ class Path:
     all_context_learns: bool  # whether attention computes gradients of rows that have none
 
 
-# CPU, float32: the LSTM of oneDNN alone keeps 62 bytes per element. LAMB takes one tensor after the other.
-CPU = Path(24, 82, 4, 28, 12, 8, 4, 4, 0.35e9, False)
+# CPU, float32: the LSTM of oneDNN alone keeps 62 bytes per element. LAMB takes all tensors together: root and update.
+CPU = Path(28, 82, 4, 28, 12, 8, 4, 4, 0.35e9, False)
 # GPU, half precision: cuDNN's LSTM keeps 16 bytes per element, masks one; LayerNorms and sums are in float32.
 GPU = Path(30, 34, 3, 30, 12, 11, 0, 2, 0.6e9, True)
 
@@ -150,12 +156,14 @@ class Plan:
 
 def plan(preset: Preset, n_train: int, cards: dict[str, Card]) -> list[Plan]:
     """What `preset` costs on each card, for a training split of n_train bytes."""
+    if n_train // preset.train.batch_size < 2:
+        raise InputError(f"{n_train} training bytes cannot feed {preset.train.batch_size} streams of at least 2 bytes")
     cost, budget, train = update_cost(preset.model, preset.train), preset.budget, preset.train
     steps = budget.total_steps(n_train, train, seed=0)
     return [
         Plan(
             name, card.memory_gb, cost.peak_bytes / 1e9, 2 * cost.multiply_adds / 1e12, cost.n_bytes / seconds / 1e3,
-            hours=steps * seconds / 3600 if steps else budget.minutes / 60,
+            hours=budget.minutes / 60 if steps is None else steps * seconds / 3600,
         )
         for name, card in cards.items()
         for seconds in [cost.seconds(card)]
@@ -165,11 +173,12 @@ def plan(preset: Preset, n_train: int, cards: dict[str, Card]) -> list[Plan]:
 def savings(model: ModelConfig, train: TrainConfig, path: Path = GPU) -> dict[str, float]:
     """GB of an update's peak that each way to make it smaller saves: option of `shalab train` -> GB, most first."""
     smaller = {
-        f"--batch-size {train.batch_size // 2}": (model, replace(train, batch_size=max(1, train.batch_size // 2))),
-        f"--bptt {train.bptt // 2}": (model, replace(train, bptt=max(1, train.bptt // 2))),
         f"--max-context {model.max_context // 2}": (replace(model, max_context=model.max_context // 2), train),
         "--checkpoint-blocks": (model, replace(train, checkpoint_blocks=True)),
     }
+    for name in ("batch_size", "bptt"):
+        if half := getattr(train, name) // 2:
+            smaller[f"--{name.replace('_', '-')} {half}"] = model, replace(train, **{name: half})
     now = update_cost(model, train, path).peak_bytes
     saved = {option: (now - update_cost(*changed, path).peak_bytes) / 1e9 for option, changed in smaller.items()}
     return dict(sorted(saved.items(), key=lambda item: -item[1]))

@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass, replace
 
-from shalab.errors import InputError
+from shalab.errors import InputError, real, whole
 from shalab.model import ModelConfig
 from shalab.train import TrainConfig, steps_in_epochs
+
+MOST = {"minutes": 1_000_000, "steps": 1_000_000_000, "epochs": 10_000}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: exactly one of minutes, steps and epochs."""
+    """How long to train: exactly one of minutes, steps and epochs, at most as many as in MOST."""
 
     minutes: float | None = None
     steps: int | None = None
@@ -17,8 +19,15 @@ class Budget:
 
     def __post_init__(self):
         given = {name: value for name, value in vars(self).items() if value is not None}
-        if len(given) != 1 or not next(iter(given.values())) > 0:
-            raise InputError(f"a budget is exactly one of minutes, steps and epochs, above 0; got {given or 'none'}")
+        valid = len(given) == 1 and all(
+            (whole if name == "steps" else real)(value) and 0 < value <= MOST[name] for name, value in given.items()
+        )
+        if not valid:
+            most = ", ".join(f"{n:,} {name}" for name, n in MOST.items())
+            raise InputError(
+                f"a budget is exactly one of minutes, steps and epochs, above 0 and at most {most}, whole steps; "
+                f"got {given or 'none'}"
+            )
 
     def __str__(self) -> str:
         name, value = next((name, value) for name, value in vars(self).items() if value is not None)
@@ -28,7 +37,7 @@ class Budget:
         """Updates in all, on n_train bytes; None for minutes, which only the clock can tell."""
         if self.epochs is not None:
             return steps_in_epochs(n_train, train, self.epochs, seed)
-        return None if self.steps is None else int(self.steps)
+        return self.steps
 
 
 @dataclass(frozen=True)

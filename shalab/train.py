@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from shalab import evaluate as evaluation
 from shalab.batches import Streams, draw_bptt
 from shalab.corpus import Corpus
-from shalab.device import Precision, compiled, keep_freed_memory, to_host
-from shalab.errors import InputError
+from shalab.device import Precision, compiled, to_host
+from shalab.errors import ABOVE_0, AT_LEAST_0, COUNT, FLAG, NATURAL, refuse, wrong_fields
 from shalab.generate import generate
 from shalab.model import SHARNN, State
 from shalab.optim import OPTIMIZERS, SCHEDULES, Lamb, adamw, cooldown_start
@@ -67,24 +67,18 @@ class TrainConfig:
 
     def __post_init__(self):
         faults = [
-            f"{name} must be an integer of at least {least}, got {getattr(self, name)!r}"
-            for least, names in (
-                (1, ("batch_size", "bptt", "accumulate", "evaluations", "checkpoint_every", "log_every")),
-                (0, ("warmup_steps", "sample_bytes")),
-            )
-            for name in names
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < least
+            *wrong_fields(COUNT, self, "batch_size bptt accumulate evaluations checkpoint_every log_every"),
+            *wrong_fields(NATURAL, self, "warmup_steps sample_bytes"),
+            *wrong_fields(ABOVE_0, self, "lr clip"),
+            *wrong_fields(AT_LEAST_0, self, "weight_decay"),
+            *(wrong_fields(AT_LEAST_0, self, "min_trust") if self.min_trust is not None else ()),
+            *wrong_fields(FLAG, self, "vary_bptt restart_from_best checkpoint_blocks compile"),
         ]
-        for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                faults.append(f"{name} must be above 0, got {getattr(self, name)!r}")
-        for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-            if getattr(self, name) not in choices:
-                faults.append(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        for name, choices in (("optimizer", OPTIMIZERS), ("schedule", tuple(SCHEDULES))):
+            faults += wrong_fields((f"one of {', '.join(choices)}", choices.__contains__), self, name)
         if self.optimizer == "adamw" and self.min_trust is not None:
             faults.append(f"min_trust is LAMB's: with adamw it must be None, got {self.min_trust!r}")
-        if faults:
-            raise InputError("; ".join(faults))
+        refuse(faults)
 
 
 @dataclass(frozen=True)
@@ -176,7 +170,6 @@ class Trainer:
         save: Callable[[dict], None] = lambda state: None,
         minutes: float | None = None,
     ):
-        keep_freed_memory()
         self.model = precision.place(model)
         model.checkpoint_blocks = config.checkpoint_blocks
         self.corpus, self.config, self.precision, self.save = corpus, config, precision, save
@@ -248,7 +241,8 @@ class Trainer:
                 logits, self.state = self.parallel_model(x, self.state)  # (T, B, V)
                 logits = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))  # (T B, V)
                 loss = F.cross_entropy(logits, y.flatten()) / self.config.accumulate
-            self.scaler.scale(loss).backward()
+            with self.precision.switches():
+                self.scaler.scale(loss).backward()
             self._fetch_window()  # while a GPU still computes
             loss_nats += loss.detach()
             self.n_bytes += y.numel() * self.team.size

@@ -131,7 +131,7 @@ def test_ctrl_c_ends_with_a_checkpoint_and_resume_finishes(own, tmp_path):
         (["train", "--minutes", "-1"], "above 0"),
         ([*TINY, "--batch-size", "0"], "batch_size must be an integer of at least 1, got 0"),
         ([*TINY, "--batch-size", "-3"], "batch_size must be an integer of at least 1, got -3"),
-        ([*TINY, "--lr", "-1"], "lr must be above 0, got -1.0"),
+        ([*TINY, "--lr", "-1"], "lr must be finite and above 0, got -1.0"),
         ([*TINY, "--device", "cuda"], "this PyTorch sees no cuda device; use --device cpu or auto"),
         ([*TINY, "--out", "few/run"], "cannot write to few/run"),
         (["train", "--resume"], "--resume needs --out"),

@@ -88,9 +88,9 @@ def test_dynamic_evaluation_learns_and_leaves_the_model_alone(roomy, text, preci
     first = next(dynamic_charges(roomy, text, 500, 600, precision, Dynamic(1.0, 23), 301))
     with torch.no_grad():
         assert first.sum() == pytest.approx(23 * math.log(2) * evaluate(roomy, text, 500, 523, precision, context=301))
-    with pytest.raises(InputError, match="context must be at least 0, got -5"):
+    with pytest.raises(InputError, match="context must be an integer of at least 0, got -5"):
         dynamic_evaluate(roomy, text, [7, 9], precision, context=-5)
-    with pytest.raises(InputError, match="window at least 1"):
+    with pytest.raises(InputError, match="window must be an integer of at least 1, got 0"):
         Dynamic(window=0)
 
 
@@ -107,9 +107,15 @@ def test_evaluation_leaves_mode_and_can_be_stopped(small, text, precision):
     assert math.isnan(evaluate(small, text, 5, 50, precision, stop=stop)) and small.training
     with pytest.raises(InputError, match="within 1 to 2003 .* got 7 to 7"):
         list(charges(small, text, 7, 7, precision))
-    with pytest.raises(InputError, match="context must be at least 0, got -5"):
+    with pytest.raises(InputError, match="within 0 to 2003 .* got 0 to 0"):
+        evaluate(small, text, 0, 0, precision)
+    with pytest.raises(InputError, match="within 1 to 2003 .* got 9 to 9"):
+        dynamic_evaluate(small, text, [7, 9, 9, 12], precision)
+    with pytest.raises(InputError, match="within 1 to 2003 .* got 1.5 to 9"):
+        list(charges(small, text, 1.5, 9, precision))
+    with pytest.raises(InputError, match="context must be an integer of at least 0, got -5"):
         evaluate(small, text, 7, 9, precision, context=-5)
-    with pytest.raises(InputError, match="at least 1, got 0 and 1"):
+    with pytest.raises(InputError, match="window must be an integer of at least 1, got 0"):
         list(charges(small, text, 7, 9, precision, window=0))
 
 
@@ -192,8 +198,18 @@ def test_sampling():
     assert share(top_k=2) == pytest.approx([0.625, 0.375, 0, 0], abs=0.04)
     assert share(top_p=0.81) == pytest.approx([0.526, 0.316, 0.158, 0], abs=0.04)
     assert share(top_p=0.8) == pytest.approx([0.625, 0.375, 0, 0], abs=0.04)
-    assert share(temperature=0) == [1, 0, 0, 0]
+    assert share(temperature=0) == share(temperature=1e-320) == [1, 0, 0, 0]
     assert share(temperature=0.5)[0] == pytest.approx(0.25 / 0.365, abs=0.04)
+
+
+def test_top_p_stops_where_the_sum_is_reached():
+    """Two quarters alone meet 1/2. Equal logits have probabilities that are exact in binary."""
+    for top_p, kept in ((0.5, 2), (0.75, 3), (0.76, 4)):
+        draws = sample(torch.zeros(500, 4), 1.0, 0, top_p, torch.Generator().manual_seed(0))
+        assert len(set(draws.tolist())) == kept
+    logits = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.double).log()
+    assert logits.softmax(-1).tolist() == [[0.5, 0.25, 0.25]]
+    assert set(sample(logits.expand(500, 3), 1.0, 0, 0.5, torch.Generator().manual_seed(0)).tolist()) == {0}
 
 
 def test_generation_carries_the_state(small, precision):
@@ -273,9 +289,17 @@ def test_broken_bytes_become_valid_text():
     "options, message",
     [
         ({"prompt": b""}, "prompt must have at least one byte"),
-        ({"n_bytes": -1}, "n_bytes and top_k must be at least 0, got -1 and 0"),
-        ({"temperature": -0.5}, "temperature must be at least 0, got -0.5"),
+        ({"n_bytes": -1}, "n_bytes must be an integer of at least 0, got -1"),
+        ({"temperature": -0.5}, "temperature must be finite and at least 0, got -0.5"),
         ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
+        (
+            {"top_p": math.nan, "top_k": 1.5},
+            "top_k must be an integer of at least 0, got 1.5; top_p must be .* got nan",
+        ),
+        ({"temperature": math.nan}, "temperature must be finite and at least 0, got nan"),
+        ({"n_bytes": 2.0}, "n_bytes must be an integer of at least 0, got 2.0"),
+        ({"seed": 2**64}, "seed must be an integer of at most 64 bits, got 18446744073709551616"),
+        ({"prompt": "text"}, "prompt must be bytes, got 'text'"),
     ],
 )
 def test_bad_generation_options(small, precision, options, message):

@@ -1,6 +1,7 @@
 """The contestants compute what they claim to, and the search cannot see what it must not."""
 
 import json
+import subprocess
 
 import nbformat
 import numpy as np
@@ -12,16 +13,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from shalab import SHARNN, InputError, Lamb, ModelConfig, course, plots
 from shalab.corpus import Corpus, load_corpus
 from shalab.dropout import Dropout
-from shalab.laboratory import bench, experiments, search
+from shalab.laboratory import bench, experiments, scaling, search
 from shalab.laboratory.bench import GPT_RECIPE, LAPTOP, as_markdown, multiply_adds
 from shalab.laboratory.feedforward import FeedForward, with_feed_forward
 from shalab.laboratory.gpt import GPT, GPTConfig, GPTTrainer
 from shalab.laboratory.plain import PlainLamb, PlainSHARNN
 
 
-def test_the_plain_path_is_the_fast_path_without_dropout():
+@pytest.mark.parametrize("n_heads", [1, 3])
+def test_the_plain_path_is_the_fast_path_without_dropout(n_heads):
     """Logits, memory, gradients and the weights after LAMB, over windows that fill the memory; in float64."""
-    config = ModelConfig(251, 11, 33, 3, 1, (1,), 23, 0.0, 0.0, 0.0, init_scale=1.0)
+    config = ModelConfig(251, 21, 63, 3, n_heads, (1,), 23, 0.0, 0.0, 0.0, init_scale=1.0)
     torch.manual_seed(1)
     fast = SHARNN(config).double().train()
     plain = PlainSHARNN(config).double().train()
@@ -154,6 +156,10 @@ def test_a_trial_is_written_down(tmp_path, monkeypatch):
     assert theirs["model"] == "GPT" and theirs["best_valid_bpc"] == min(row[2] for row in theirs["bytes_train_valid"])
     model, train = search.changed({"dropout": 0.2, "dropout_hidden": 0.1, "lr": 3})
     assert (model.dropout, model.dropout_input, model.dropout_hidden, train.lr) == (0.2, 0.2, 0.1, 3)
+    monkeypatch.setattr("sys.argv", ["search", "--out", str(tmp_path), *small])
+    monkeypatch.setattr(search, "trial", None)  # not reached
+    with pytest.raises(IsADirectoryError):
+        search.main()
     with pytest.raises(InputError, match="neither ModelConfig nor TrainConfig has windw"):
         search.changed({"windw": 3})
 
@@ -252,3 +258,29 @@ def test_what_a_fresh_process_returns_and_a_part_that_dies(monkeypatch):
     assert bench._in_fresh_process("_cell(0.25)") == "0.250"
     monkeypatch.setattr(bench.sys, "executable", "false")  # the kernel ends a process for want of memory
     assert bench.peak_memory() == {"peak_gb": "not measured", "seconds": ""}
+
+
+def test_a_measurement_fails_with_its_worker(tmp_path, monkeypatch, capsys):
+    """One of two processes fails after the first one has printed its speed."""
+    worker = "#!/bin/sh\necho 7.5\nexit $RANK\n"
+    (tmp_path / "python").write_text(worker)
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(scaling.sys, "executable", str(tmp_path / "python"))
+    assert scaling._together(1, 1) == 7.5
+    with pytest.raises(subprocess.CalledProcessError):
+        scaling._together(2, 1)
+    monkeypatch.setattr("sys.argv", ["scaling", "context", "contxt"])
+    with pytest.raises(SystemExit):
+        scaling.main()
+    assert "contxt: the parts are formulas, context" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_fails_before_the_work(tmp_path, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(dir)
+
+    for module in (bench, scaling):
+        monkeypatch.setattr(module.tempfile, "TemporaryFile", refuse)
+        monkeypatch.setattr("sys.argv", ["part", "--out", str(tmp_path)])
+        with pytest.raises(PermissionError):
+            module.main()

@@ -13,6 +13,7 @@ from shalab.boom import Boom, fold, gelu
 from shalab.device import Precision, bfloat16_pays, laid_out
 from shalab.dropout import POOL, Dropout
 from shalab.lstm import _Loop, recurrent
+from shalab.model import RollingMemory
 from shalab.presets import PRESETS
 
 OFF = {"dropout": 0.0, "dropout_input": 0.0, "dropout_hidden": 0.0}
@@ -174,6 +175,45 @@ def test_dropout_masks():
     assert torch.equal(first, Dropout(True)(torch.ones(97), 0.5))
 
 
+@pytest.mark.parametrize("width", [512, 513, 1023, 1024, 1025, 3001])
+def test_rows_wider_than_half_a_pool_are_dropped_too(monkeypatch, width):
+    """A pool of 1,024 elements: rows as wide as half of it, as all of it, and wider."""
+    monkeypatch.setattr("shalab.dropout.POOL", 1024)
+    drop, x = Dropout(True), torch.randn(101, 3, width, requires_grad=True)
+    assert max(part.numel() for part in drop.mask(x.shape, 0.25, torch.float32)) <= 512
+    y = drop(x, 0.25)
+    y.backward(torch.full_like(y, 7.0))
+    kept = y != 0
+    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.05)  # a pool's own share varies
+    assert kept.flatten(0, 1).any(0).all() and not kept.flatten(0, 1).all(0).any(), "no column is always alike"
+    torch.testing.assert_close(y, torch.where(kept, x / 0.75, 0))
+    torch.testing.assert_close(x.grad, 7 * kept / 0.75)
+
+
+def test_a_context_wider_than_the_pool_learns(monkeypatch):
+    monkeypatch.setattr("shalab.dropout.POOL", 128)
+    model, state = SHARNN(ModelConfig(256, 11, 33, 1, 1, (0,), 301, dropout_hidden=0.5)).train(), None
+    for _ in range(5):
+        logits, state = model(ids(97, 2), state)
+    logits.square().sum().backward()
+    assert state.memory[0].shape == (301, 2, 11) and all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("limit", [1, 2, 63, 100, 10**9])
+@pytest.mark.parametrize("given", [0, 1, 63, 200])
+def test_a_rolling_memory_is_the_last_rows_and_no_larger_than_what_was_read(limit, given):
+    rows = torch.arange(3.0 * (given + 500)).view(-1, 3)
+    memory, sizes, copied = RollingMemory(rows[:given], limit), [], 0
+    for n in range(given, given + 500):
+        buffer = memory.buffer
+        seen = memory.append(rows[n])
+        copied += memory.end if memory.buffer is not buffer else 0
+        assert torch.equal(seen, rows[max(0, n + 1 - limit) : n + 1])
+        sizes.append(len(memory.buffer) - min(n + 1, limit))
+    assert max(sizes) <= max(64, min(given + 500, limit) // 4) + 1
+    assert copied <= 5 * 500 + given
+
+
 @pytest.mark.parametrize("layers", [(), (0,), (2, 0), (0, 1, 2)])
 @pytest.mark.parametrize("max_context", [0, 3, 7, 23, 100])
 def test_memory_keeps_the_last_rows(layers, max_context):
@@ -243,13 +283,22 @@ def test_collapse_changes_no_output(small):
     [
         ({"n_heads": 5}, "n_heads must divide d_model 1024, got 5"),
         ({"d_boom": 1025}, "d_boom must be a multiple of d_model 1024, got 1025"),
-        ({"d_model": 0}, "d_model must be a positive integer, got 0"),
-        ({"n_layers": -1}, "n_layers must be a positive integer, got -1"),
-        ({"vocab_size": 2.5}, "vocab_size must be a positive integer, got 2.5"),
+        ({"d_model": 0}, "d_model must be an integer of at least 1, got 0"),
+        ({"n_layers": -1}, "n_layers must be an integer of at least 1, got -1"),
+        ({"vocab_size": 2.5}, "vocab_size must be an integer of at least 1, got 2.5"),
         ({"max_context": -1}, "max_context must be an integer of at least 0, got -1"),
         ({"attention_layers": (4,)}, r"blocks from 0 to 3, got \[4\]"),
+        ({"attention_layers": 2}, "attention_layers must be a sequence of different block numbers, got 2"),
+        ({"attention_layers": (1, 1)}, r"different block numbers, got \(1, 1\)"),
+        ({"attention_layers": (1.0,)}, r"different block numbers, got \(1.0,\)"),
+        ({"n_heads": True}, "n_heads must be an integer of at least 1, got True"),
+        ({"init_scale": math.inf}, "init_scale must be finite and above 0, got inf"),
+        (
+            {"dropout": "0.1", "induction": 1},
+            "dropout must be at least 0 and below 1, got '0.1'; induction must be True",
+        ),
         ({"dropout_hidden": 1.0}, "dropout_hidden must be at least 0 and below 1, got 1.0"),
-        ({"init_scale": 0.0}, "init_scale must be above 0, got 0.0"),
+        ({"init_scale": 0.0}, "init_scale must be finite and above 0, got 0.0"),
         ({"induction": True, "attention_layers": (0, 2)}, r"attention in one block .* got blocks \(0, 2\) and 1024"),
         ({"induction": True, "d_model": 3, "d_boom": 3}, "d_model of at least 4, got blocks .2,. and 3"),
         ({"n_heads": 0, "d_boom": -3}, "d_boom must be .*; n_heads must be"),

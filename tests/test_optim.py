@@ -48,6 +48,18 @@ def test_updates_are_the_textbooks(floor, decay):
         assert optimizer.state[p]["trust_ratio"].item() == pytest.approx(r, rel=1e-10)
 
 
+def test_norms_of_weights_count_as_ten_at_most():
+    """By hand: w = (24, 32) has norm 40, which counts as 10. g = 1 gives m = 1/10, sqrt(v) = 1/2, u = (1/5, 1/5)."""
+    w = torch.nn.Parameter(torch.tensor([24.0, 32.0], dtype=torch.double))
+    optimizer = Lamb([w], lr=0.1, betas=(0.9, 0.75), eps=1e-300, weight_decay=0.0)
+    w.grad = torch.ones(2, dtype=torch.double)
+    optimizer.step()
+    ratio = 10 / (0.2 * math.sqrt(2))
+    assert optimizer.state[w]["weight_norm"].item() == 10
+    assert optimizer.state[w]["trust_ratio"].item() == pytest.approx(ratio)
+    assert w.tolist() == pytest.approx([24 - 0.1 * ratio * 0.2, 32 - 0.1 * ratio * 0.2])
+
+
 def test_groups_have_their_own_options_and_parameters_without_gradient_stay():
     first, second, idle, alone = (torch.nn.Parameter(torch.ones(3)) for _ in range(4))
     groups = [{"params": [first, idle], "lr": 0.0}, {"params": [second], "min_trust": None}, {"params": [alone]}]
@@ -79,12 +91,14 @@ def test_resumed_state_goes_on_bit_for_bit():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"lr": -1}, "lr must be at least 0, got -1"),
-        ({"lr": math.nan}, "lr must be at least 0, got nan"),
+        ({"lr": -1}, "lr must be finite and at least 0, got -1"),
+        ({"lr": math.nan}, "lr must be finite and at least 0, got nan"),
         ({"betas": (0.9, 1.0)}, "betas must be"),
-        ({"eps": 0}, "eps must be above 0, got 0"),
-        ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
-        ({"min_trust": -0.1}, "min_trust must be None or at least 0, got -0.1"),
+        ({"eps": 0}, "eps must be finite and above 0, got 0"),
+        ({"weight_decay": -0.1}, "weight_decay must be finite and at least 0, got -0.1"),
+        ({"min_trust": -0.1}, "min_trust must be finite and at least 0, got -0.1"),
+        ({"lr": math.inf, "min_trust": math.nan}, "lr must be .* got inf; min_trust must be .* got nan"),
+        ({"betas": 0.9}, "betas must be two numbers of at least 0 and below 1, got 0.9"),
     ],
 )
 def test_bad_options(options, message):

@@ -5,10 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from shalab import SHARNN, ModelConfig
+from shalab import SHARNN, InputError, ModelConfig
 from shalab.cli import main
 from shalab.laboratory.scaling import Size, measure
 from shalab.optim import Lamb
@@ -83,6 +87,37 @@ def test_what_the_backward_pass_needs_is_what_pytorch_stores():
     assert found == pytest.approx(cost.stored_bytes - later - before, rel=0.05)
 
 
+class Living(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made inside and still there after an operation: `peak` at most."""
+
+    def __init__(self):
+        super().__init__()
+        self.storages, self.peak = {}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.storages[storage.data_ptr()] = StorageWeakRef(storage), storage.nbytes()
+        self.storages = {key: (ref, size) for key, (ref, size) in self.storages.items() if not ref.expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.storages.values()))
+        return result
+
+
+def test_bytes_per_parameter_are_those_that_an_update_holds():
+    """Weights, the best weights so far, gradients, and all that LAMB makes, counted operation by operation."""
+    with Living() as living:
+        weights = [nn.Parameter(torch.randn(shape)) for shape in ((701, 503), (1009,), (307, 11, 101))]
+        optimizer, best = Lamb(weights), [weight.detach().clone() for weight in weights]
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        for _ in range(3):
+            optimizer.step()
+    n_parameters = sum(weight.numel() for weight in (*weights, *best)) / 2
+    assert living.peak / n_parameters == pytest.approx(CPU.parameter, rel=0.001)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_a_process_peaks_where_the_formula_says():
     """Two sizes, each in a process of its own: their difference, so that the interpreter's own memory cancels out."""
@@ -102,6 +137,15 @@ def test_savings_are_those_of_the_smaller_run():
     assert saved["--batch-size 8"] == pytest.approx((update_cost(paper.model, paper.train).peak_bytes - half) / 1e9)
     assert set(saved) == {"--batch-size 8", "--bptt 512", "--max-context 2500", "--checkpoint-blocks"}
     assert min(saved.values()) > 0 and list(saved.values()) == sorted(saved.values(), reverse=True)
+
+
+def test_nothing_is_halved_to_zero_and_no_plan_is_made_for_nothing():
+    least = TrainConfig(batch_size=1, bptt=1)
+    assert set(savings(ModelConfig(), least)) == {"--max-context 2500", "--checkpoint-blocks"}
+    with pytest.raises(InputError, match="31 training bytes cannot feed 16 streams"):
+        plan(PRESETS["paper"], 31, CARDS)
+    with pytest.raises(InputError, match="tflops must be finite and above 0, got 0; gb_per_s must be .* got nan"):
+        Card(8, 0, float("nan"))
 
 
 def test_time_follows_the_cards_figures():

@@ -453,7 +453,13 @@ def test_resume_refuses_another_configuration(path, preset, precision, tmp_path)
     [
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
         ({"bptt": -5}, "bptt must be an integer of at least 1, got -5"),
-        ({"lr": 0.0}, "lr must be above 0, got 0.0"),
+        ({"lr": 0.0}, "lr must be finite and above 0, got 0.0"),
+        ({"lr": math.inf, "min_trust": -3}, "lr must be .* got inf; min_trust must be finite and at least 0, got -3"),
+        (
+            {"weight_decay": -1, "vary_bptt": "no"},
+            "weight_decay must .* got -1; vary_bptt must be True or False, got 'no'",
+        ),
+        ({"optimizer": ["lamb"], "bptt": True}, "bptt must be .* got True; optimizer must be one of lamb, adamw, got"),
         ({"optimizer": "sgd"}, "optimizer must be one of lamb, adamw, got 'sgd'"),
         ({"optimizer": "adamw"}, "min_trust is LAMB's: with adamw it must be None, got 0.25"),
         ({"schedule": "sine"}, "schedule must be one of constant-then-half, cosine, linear, got 'sine'"),
@@ -464,7 +470,13 @@ def test_bad_recipes(change, message):
         TrainConfig(**change)
 
 
-@pytest.mark.parametrize("budget", [{}, {"minutes": 0}, {"steps": -1}, {"steps": 3, "epochs": 1}])
+@pytest.mark.parametrize(
+    "budget",
+    [
+        {}, {"minutes": 0}, {"steps": -1}, {"steps": 3, "epochs": 1}, {"minutes": math.inf}, {"epochs": math.nan},
+        {"epochs": 1e300}, {"steps": 10**400}, {"steps": 2.5}, {"minutes": True}, {"minutes": "5"},
+    ],
+)  # fmt: skip
 def test_a_budget_is_one_positive_number(budget):
     with pytest.raises(InputError, match="exactly one of minutes, steps and epochs"):
         Budget(**budget)
@@ -558,14 +570,13 @@ def test_a_weight_that_broke_unseen_is_never_saved(text, precision):
 def test_without_a_compiler_compiling_changes_nothing(text, precision, monkeypatch):
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)  # set by the trainer; restored afterwards
     recipe = replace(RECIPE, vary_bptt=False)
     losses = [
         [trainer.update().loss_nats for _ in range(3)]
         for compile in (False, True)
         for trainer in [make_trainer(text, precision, 5000, replace(recipe, compile=compile))]
     ]
-    assert torch._dynamo.config.suppress_errors and losses[0] == losses[1]
+    assert losses[0] == losses[1] and not torch._dynamo.config.suppress_errors
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP, and threads counted in /proc")

@@ -12,6 +12,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -124,7 +125,6 @@ def bench_training(peaks: dict, rounds: int = 15) -> list[dict]:
 
     cost_by_memory: the fast path's time beside its own with a memory of 1,000 where that is a case too.
     """
-    keep_freed_memory()  # for both
     paths = {"fast": (SHARNN, Lamb, "auto"), "plain": (PlainSHARNN, PlainLamb, "float32")}
     steps = {}
     for case in CASES:
@@ -155,7 +155,6 @@ def bench_training(peaks: dict, rounds: int = 15) -> list[dict]:
 
 def bench_tricks(rounds: int = 15) -> list[dict]:
     """The laptop's training step with one of its tricks taken away at a time."""
-    keep_freed_memory()
     torch.manual_seed(0)
     case = CASES[0]
     model = SHARNN(case.config).train()
@@ -408,7 +407,9 @@ def main() -> None:
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"{', '.join(sorted(unknown))}: the parts are {', '.join(PARTS)}")
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # for all contestants
     options.out.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=options.out).close()  # a folder that cannot be written fails now, not after the work
     stored = options.out / "bench.json"
     results = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() and options.parts != list(PARTS) else {}
     if not results:  # parts that are measured later are held to the same peaks

@@ -120,7 +120,8 @@ class GPTTrainer:
             logits = self.model(ids[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
         self.optimizer.zero_grad()
-        loss.backward()
+        with self.precision.switches():
+            loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self.optimizer.step()
         self.step += 1
@@ -143,7 +144,8 @@ class GPTTrainer:
             places = part[:, None] + np.arange(window + 1)  # (B, T + 1)
             ids = torch.from_numpy(self.corpus.data[np.minimum(places, len(self.corpus) - 1)].astype(np.int64))
             charged = torch.from_numpy((places[:, 1:] < end) & (np.arange(window) >= window - stride))
-            logits = self.model(ids[:, :-1])
+            with self.precision.autocast():
+                logits = self.model(ids[:, :-1]).float()
             losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
             nats += losses.double()[charged.flatten()].sum().item()
         return bits_per_byte(nats, end - begin)

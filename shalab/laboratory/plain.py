@@ -9,17 +9,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from shalab.attention import attention_mask
+from shalab.attention import attention_mask, split_heads
 from shalab.boom import gelu
 from shalab.model import SHARNN, State, last
 
-# T window, B streams, D width, V vocabulary, M bytes in memory, K = M + T
+# T window, B streams, D width, N heads, V vocabulary, M bytes in memory, K = M + T
 
 
 class PlainSHARNN(SHARNN):
-    """SHARNN with the same parameters and another forward pass, for one head.
+    """SHARNN with the same parameters and another forward pass.
 
-    float32, PyTorch's LSTM, one random number per element of every dropout, softmax over explicit (B, T, K)
+    float32, PyTorch's LSTM, one random number per element of every dropout, softmax over explicit (B N, T, K)
     weights, gates on keys and values, gradients through the whole context.
     """
 
@@ -53,10 +53,11 @@ class PlainSHARNN(SHARNN):
         k = torch.sigmoid(head.key_gate) * context  # (K, B, D)
         v = head.value_gate() * context  # (K, B, D)
         q, v = F.dropout(q, head.dropout, self.training), F.dropout(v, head.dropout, self.training)
-        q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)  # (B, T, D), (B, K, D), (B, K, D)
-        scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, T, K)
+        q, k, v = (split_heads(x, head.n_heads).transpose(0, 1) for x in (q, k, v))  # (B N, T or K, D / N)
+        scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B N, T, K)
         weights = scores.masked_fill(~attention_mask(*scores.shape[1:]), -math.inf).softmax(-1)
-        return (F.dropout(weights, head.dropout, self.training) @ v).transpose(0, 1)
+        read = F.dropout(weights, head.dropout, self.training) @ v  # (B N, T, D / N)
+        return read.transpose(0, 1).reshape(h.shape)
 
 
 class PlainLamb(Optimizer):

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from shalab.corpus import load_corpus
-from shalab.device import Precision
+from shalab.device import Precision, keep_freed_memory
 from shalab.laboratory.search import open_corpus
 from shalab.laboratory.timing import full_state
 from shalab.model import SHARNN, ModelConfig
@@ -76,6 +76,7 @@ def measure(size: Size, updates: int = 5) -> dict:
 
 
 def _measure(size: Size, updates: int) -> None:
+    keep_freed_memory()
     trainer = Trainer(SHARNN(size.model), open_corpus(), size.train, Precision.pick("cpu", "float32"), 10**6)
     trainer.state = full_state(trainer.model, size.batch_size, size.model.max_context)
     trainer.update()
@@ -205,10 +206,14 @@ def _together(size: int, threads: int) -> float:
         for rank in range(size)
     ]  # fmt: skip
     outputs = [process.communicate()[0] for process in processes]
+    for process in processes:
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, process.args)
     return float(outputs[0])
 
 
 def _speed(updates: int = 40) -> None:
+    keep_freed_memory()
     precision, preset = Precision.pick("cpu", team=Team.join()), PRESETS["laptop"]
     trainer = Trainer(SHARNN(preset.model), open_corpus(), preset.train, precision, 10**6)
     for _ in range(preset.model.max_context // preset.train.bptt + 2):
@@ -237,6 +242,7 @@ def cost_of_a_big_file(n_bytes: int = 10**9) -> list[dict]:
 
 
 def _resident(data: str, updates: int = 20) -> None:
+    keep_freed_memory()
     corpus, preset = load_corpus(data), PRESETS["laptop"]
     len(corpus.sha256)
     trainer = Trainer(SHARNN(preset.model), corpus, preset.train, Precision.pick("cpu", "float32"), 10**6)
@@ -256,7 +262,10 @@ def main() -> None:
     }
     parser.add_argument("parts", nargs="*", default=list(parts), help=f"of {', '.join(parts)} (default: all)")
     options = parser.parse_args()
+    if unknown := set(options.parts) - set(parts):
+        parser.error(f"{', '.join(sorted(unknown))}: the parts are {', '.join(parts)}")
     options.out.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=options.out).close()  # a folder that cannot be written fails now, not after the work
     for name in options.parts:
         found = parts[name]()
         (options.out / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

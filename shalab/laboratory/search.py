@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from shalab.corpus import Corpus, load_corpus
-from shalab.device import Precision
+from shalab.device import Precision, keep_freed_memory
 from shalab.errors import InputError
 from shalab.laboratory.gpt import GPTConfig, GPTTrainer
 from shalab.metrics import NATS_PER_BIT
@@ -123,10 +123,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("assets/search.jsonl"))
     options = parser.parse_args()
+    for change in options.changes:
+        if "=" not in change:
+            parser.error(f"{change}: expected FIELD=VALUE")
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     changes = {name: _value(value) for name, value in (change.split("=", 1) for change in options.changes)}
-    result = (gpt_trial if options.gpt else trial)(changes, round(options.megabytes * 1e6), options.seed)
-    with options.out.open("a") as file:
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with options.out.open("a", encoding="utf-8") as file:  # before the training: a mistake in the name costs nothing
+        result = (gpt_trial if options.gpt else trial)(changes, round(options.megabytes * 1e6), options.seed)
         file.write(json.dumps(result) + "\n")
 
 
