@@ -54,7 +54,7 @@ MUTATIONS = {
     ),
     "a weight's norm counts as 10 at most": (
         "optim.py", ".clamp(max=10)", "",
-        "test_optim.py::test_a_norm_above_ten_counts_as_ten",
+        "test_optim.py::test_norms_of_weights_count_as_ten_at_most",
     ),
     "valid ends and test begins at 95 %": (
         "corpus.py", "n * 95 // 100", "n * 94 // 100",
@@ -70,7 +70,7 @@ MUTATIONS = {
     ),
     "top-p stops at the byte that reaches p": (
         "generate.py", "probabilities[before >= top_p] = 0", "probabilities[before > top_p] = 0",
-        "test_evaluate.py::test_sampling",
+        "test_evaluate.py::test_top_p_stops_where_the_sum_is_reached",
     ),
     "the drawn window lengths go on after a resume": (
         "train.py", "self._window[1] if self._window else self.window_generator", "self.window_generator",
