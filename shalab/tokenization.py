@@ -30,7 +30,7 @@ from tokenizers import models, pre_tokenizers, trainers  # noqa: E402
 # N tokens or bytes, V vocabulary
 
 _LETTER = "A-Za-z\x80-\xff"  # every byte of a character beyond ASCII counts as a letter
-WORD = f" ?[{_LETTER}]+| ?[0-9]+| ?[^\t\n\r 0-9{_LETTER}]+|[\t\n\r ]+"  # GPT-2's rule for bytes: a space leads its word
+WORD = f" ?[{_LETTER}]+| ?[0-9]+| ?[^\t\n\r 0-9{_LETTER}]+|[\t\n\r ]+"  # much like GPT-2's, for bytes: a space leads its word
 BYTES = [chr(byte) for byte in range(256)]
 UNKNOWN = "<unk>"
 END = 256  # of a word, where bytes are spelled
@@ -389,13 +389,13 @@ def deterministic_splitting(text: bytes, nats: np.ndarray, longest: int) -> Clai
 
 
 def closed_vocabulary(train: bytes, text: bytes, vocab_size: int) -> Claim:
-    """Attack: what is rare becomes <unk>, which is easy to predict."""
+    """Attack: what is rare becomes <unk>. The repair spells it."""
     tokenizer = train_tokenizer("word", train, vocab_size)
     return score(f"{len(tokenizer.pieces):,} words", tokenizer, train, text)
 
 
 def lossy_normalisation(train: bytes, text: bytes, vocab_size: int, normalise: Callable[[bytes], bytes]) -> Claim:
-    """Attack: what is hard is taken out of the text before it is scored."""
+    """Attack: what costs bits is taken out of the text before it is scored."""
     return score(normalise.__name__, train_tokenizer("bpe", train, vocab_size, normalise), train, text)
 
 
