@@ -30,7 +30,7 @@ from tokenizers import models, pre_tokenizers, trainers  # noqa: E402
 # N tokens or bytes, V vocabulary
 
 _LETTER = "A-Za-z\x80-\xff"  # every byte of a character beyond ASCII counts as a letter
-WORD = f" ?[{_LETTER}]+| ?[0-9]+| ?[^\t\n\r 0-9{_LETTER}]+|[\t\n\r ]+"  # like GPT-2's, for bytes: a space leads its word
+WORD = f" ?[{_LETTER}]+| ?[0-9]+| ?[^\t\n\r 0-9{_LETTER}]+|[\t\n\r ]+"  # as in GPT-2, for bytes: a space leads its word
 BYTES = [chr(byte) for byte in range(256)]
 UNKNOWN = "<unk>"
 END = 256  # of a word, where bytes are spelled
