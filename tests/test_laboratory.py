@@ -195,6 +195,7 @@ def test_experiments_write_what_the_notebooks_read(tmp_path, monkeypatch):
     small = {
         "boom": lambda: experiments.boom(d_model=8, steps=3, seeds=(5, 7)),
         "lamb": lambda: experiments.lamb(lrs=(1e-2, 1e30), warmups=(0, 2, 3), init_scales=(0.5,), steps=10),
+        "cuts": lambda: experiments.cuts(steps=2, seeds=(0,)),
         "trust": lambda: experiments.trust(steps=6, recorded=3),
         "value_gate": lambda: experiments.value_gate(steps=2, every=1, seeds=(0,)),
         "backoff": lambda: experiments.backoff(steps=2, seeds=(0,)),
@@ -220,6 +221,11 @@ def test_experiments_write_what_the_notebooks_read(tmp_path, monkeypatch):
             assert found["bpc"]["Adam"]["0.5"][0][1] is None, "a run that broke off has no score"
         elif name == "trust":
             assert [line["step"] for line in found["lines"]] == [2, 4, 6]
+        elif name == "cuts":
+            carried, cut = found["by_place"].values()
+            for by_read in (carried, cut):
+                assert len(by_read["cut"][0]) == 64 and by_read["cut"] != by_read["carried"]
+            assert carried["carried"] != cut["carried"], "the second update began with a state, or without"
         elif name == "backoff":
             assert [len(scores) for scores in found["valid_bpc"].values()] == [1] * 4
         elif name == "induction":

@@ -1,11 +1,15 @@
 """Tokenizers give back what they got, prices are right by hand and by enumeration, and no attack gets through."""
 
 import itertools
+import lzma
 import math
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shalab import InputError
 from shalab import tokenization as tk
@@ -256,6 +260,131 @@ def test_the_table_names_what_was_kept_quiet():
     assert "dictionary" in second and "repair" in second and f"{honest_bits_per_byte(lossy):.3f}" in second
 
 
+def receive(choose, n, train, tokenizer, size):
+    """A receiver's whole work: n tokens, and the words that have none, from distributions and a choice in each."""
+    model = NGram(tokenizer.encode(train), size)
+    speller = NGram(tk.with_ends(train), 257, order=5)
+    ids, text = [], b""
+    for _ in range(n):
+        ids.append(choose(model.predict(ids)))
+        if tokenizer.kind == "word" and tokenizer.pieces[ids[-1]] == b"<unk>":
+            word = []
+            while (byte := choose(speller.predict([*tk.with_ends(text), *word]))) != tk.END:
+                word.append(byte)
+            text += bytes(word)
+        else:
+            text += tokenizer.pieces[ids[-1]]
+    return text
+
+
+class Coder:
+    """Arithmetic coding in exact fractions: the symbols narrow an interval, and any number in it is the code."""
+
+    def __init__(self, symbols=None, code=None):
+        self.symbols, self.code, self.low, self.width = symbols and iter(symbols), code, Fraction(0), Fraction(1)
+
+    def __call__(self, p):
+        counts = [round(x * 2**60) for x in p.tolist()]
+        total = sum(counts)
+        places = [Fraction(n, total) for n in itertools.accumulate(counts, initial=0)]
+        if self.symbols:
+            symbol = next(self.symbols)
+        else:
+            place = (self.code - self.low) / self.width
+            symbol = next(i for i, end in enumerate(places[1:]) if place < end)
+        self.low += self.width * places[symbol]
+        self.width *= places[symbol + 1] - places[symbol]
+        return symbol
+
+    def bits(self):
+        """Those of the shortest code that lies within the interval, with all that may follow it."""
+        n = math.ceil(-math.log2(self.width)) + 1
+        return Fraction(math.ceil(self.low * 2**n), 2**n), n
+
+
+letters = st.text(alphabet=" ab\n1.\u00e9\u4e2d<", min_size=1, max_size=20).map(str.encode)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(tk.KINDS), letters, letters, st.integers(0, 40))
+def test_what_is_charged_is_enough_to_get_the_text_back(kind, train, text, room):
+    """The text is really coded, into no more bits than the account says, and really decoded."""
+    fewest = {"word": 2, "bpe": 256, "wordpiece": 512, "unigram": 257}[kind]
+    tokenizer = train_tokenizer(kind, train, fewest + room)
+    size = len(tokenizer.pieces)
+    claim = tk.score("x", tokenizer, train, text)
+    assert claim.decoded == text
+    symbols = []
+    for i, n, end in zip(*tokenizer.cut(text), np.cumsum(tokenizer.cut(text)[1]), strict=True):
+        symbols += [i, *text[end - n : end], tk.END] if tokenizer.pieces[i] == b"<unk>" else [i]
+    sender = Coder(symbols)
+    receive(sender, len(claim.nats), train, tokenizer, size)
+    code, n_bits = sender.bits()
+    charged = claim.bits()
+    assert n_bits <= charged["tokens"] + charged["repair"] + 2 + 1e-6
+    assert receive(Coder(code=code), len(claim.nats), train, tokenizer, size) == text
+
+
+def test_a_word_without_a_token_is_spelled_by_hand():
+    """Bytes and ends of "aa b": a, a, END; then space, b, END. The first word of "b" knows nothing of what precedes."""
+    assert tk.with_ends(b"aa b").tolist() == [97, 97, tk.END, 32, 98, tk.END]
+    train, text = b"aa b", b"b aa"
+    model = NGram([97, 97, 256, 32, 98, 256], 257, order=5)
+    first = -math.log(model.probability(98)) - math.log(model.probability(256, [98]))
+    assert tk.spelled(train, text)[0] == pytest.approx(first)
+    claim = tk.closed_vocabulary(train, b"b aa", 2)
+    assert claim.name == "2 words" and claim.decoded == b"b aa" and len(claim.repair) == 2
+
+
+def test_a_vocabulary_is_named_by_the_words_it_has():
+    assert tk.closed_vocabulary(b"an owl an", b"an owl", 997).name == "4 words"  # with <unk>
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200), st.binary(min_size=1, max_size=200))
+def test_what_is_told_after_what_is_known_comes_back(known, data):
+    had, stream = tk._lzma(known), tk._lzma(known + data)
+    same = next((i for i, (a, b) in enumerate(zip(had, stream, strict=False)) if a != b), min(len(had), len(stream)))
+    rest = stream[same:]
+    assert lzma.decompress(tk._lzma(known)[:same] + rest) == known + data
+    position = 2 * math.floor(math.log2(len(had) - same + 1)) + 1
+    assert tk._bits_after(known, data) == position + 8 * len(rest)
+
+
+def test_what_is_known_makes_a_repair_and_a_dictionary_cheap():
+    known, text = noise(3001, 5), noise(601, 6)
+    repaired = Claim("x", text, np.zeros(7), b"", known=known + text)
+    told = Claim("x", text, np.zeros(7), text, dictionary=text, known=text)
+    assert repaired.bits()["repair"] < 8 * 60 and told.bits()["dictionary"] < 8 * 60
+    assert Claim("x", text, np.zeros(7), b"", known=known).bits()["repair"] > 8 * 590
+
+
+def test_a_dictionary_makes_the_tokenizer_again(english):
+    """The two parts of each piece are what the merges before it make of it."""
+    told = train_tokenizer("bpe", english, 331).dictionary()
+    pieces = []
+    while told:
+        n = int.from_bytes(told[:2], "big")
+        pieces, told = [*pieces, told[2 : 2 + n]], told[2 + n :]
+
+    def cut(word, n_pieces):
+        parts = [bytes([byte]) for byte in word]
+        while True:
+            pairs = [pieces.index(a + b) for a, b in itertools.pairwise(parts) if a + b in pieces[:n_pieces]]
+            if not pairs:
+                return parts
+            best, joined = pieces[min(pairs)], []
+            for part in parts:
+                joined = [*joined[:-1], best] if joined and joined[-1] + part == best else [*joined, part]
+            parts = joined
+
+    assert all(len(cut(piece, n)) == 2 for n, piece in enumerate(pieces) if n >= 256)
+    ends = np.cumsum(tk.word_lengths(english))[:-1]
+    words = [word.tobytes() for word in np.split(np.frombuffer(english, np.uint8), ends)]
+    again = {word: [pieces.index(part) for part in cut(word, len(pieces))] for word in set(words)}
+    assert [i for word in words for i in again[word]] == train_tokenizer("bpe", english, 331).encode(english).tolist()
+
+
 # splitting, places
 
 
@@ -281,6 +410,12 @@ def test_another_denominator_changes_the_perplexity_and_nothing_else():
     assert abs(honest_bits_per_byte(wrong) - honest_bits_per_byte(claim)) < 2.5 / 1009  # the length itself
     with pytest.raises(InputError, match="count"):
         tk.wrong_denominator(claim, "none", 0)
+
+
+def test_long_words_begin_at_their_first_letter():
+    text = "Planet planets [[planet]] plan\nplanetoid Fran\u00e7afrique 1planet caf\u00e9planets".encode()
+    words = [text[begin:end] for begin, end in tk.long_words(text, 6)]
+    assert words == [b"Planet", b"planets", b"planet", b"planetoid", b"planet"]
 
 
 def test_groups_that_do_not_cover_are_refused():

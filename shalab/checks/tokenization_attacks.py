@@ -45,7 +45,7 @@ def bits_per_byte(nats: np.ndarray, text: bytes) -> float:
     mistakes={
         "the same": (
             lambda ppl, n_tokens, n_words: ppl,
-            "A word takes several tokens, and their prices add up. The perplexity of a word is larger.",
+            "The nats stay the same, but they are shared by n_words words, not by n_tokens tokens.",
         ),
         "times the number of tokens in a word": (
             lambda ppl, n_tokens, n_words: ppl * n_tokens / n_words,
@@ -53,7 +53,7 @@ def bits_per_byte(nats: np.ndarray, text: bytes) -> float:
         ),
         "upside down": (
             lambda ppl, n_tokens, n_words: ppl ** (n_words / n_tokens),
-            "That makes it smaller. There are n_tokens / n_words tokens in a word.",
+            "The exponent is upside down. There are n_tokens / n_words tokens in a word.",
         ),
         "nats, not perplexity": (
             lambda ppl, n_tokens, n_words: math.log(ppl) * n_tokens / n_words,

@@ -16,7 +16,7 @@ from torch.optim import Adam
 
 from shalab.corpus import assets_dir
 from shalab.device import Precision
-from shalab.evaluate import evaluate
+from shalab.evaluate import charges, evaluate
 from shalab.laboratory.feedforward import with_feed_forward
 from shalab.laboratory.search import open_corpus, updates
 from shalab.metrics import NATS_PER_BIT
@@ -221,12 +221,40 @@ def induction(n_bytes: int = 1_200_000, seeds: tuple[int, ...] = (0, 1), evaluat
     return {"seeds": seeds, "lr": {name: lr for name, (_, lr) in starts.items()}, "curves": curves}
 
 
+def cuts(steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2), window: int = 64) -> dict:
+    """A small model without attention, trained twice: its LSTMs' state is carried from window to window, or every
+    window starts from zeros. Each is then read both ways on the first 49,152 bytes of the valid split.
+
+    by_place[trained][read]: per seed the mean bits of the first, second, ... byte of a window.
+    """
+    config = replace(_SMALL, attention_layers=(), init_scale=1.0)
+    ways = ("carried", "cut")
+    by_place = {trained: {read: [] for read in ways} for trained in ways}
+    for seed in seeds:
+        for trained in ways:
+            torch.manual_seed(seed)
+            trainer = _trainer(SHARNN(config), steps, seed)
+            while trainer.step < steps:
+                if trained == "cut":
+                    trainer.state = None
+                trainer.update()
+            begin, _ = trainer.corpus.bounds["valid"]
+            scored = trainer.model, trainer.corpus.data, begin, begin + 49_152, trainer.precision, window
+            (cut,) = charges(*scored, n_streams=49_152 // window, context=0)  # (T, S)
+            carried = torch.cat(list(charges(*scored, n_streams=16, context=1024)), 1)
+            for read, nats in (("carried", carried), ("cut", cut)):
+                by_place[trained][read].append(_rounded(nats.mean(1) / NATS_PER_BIT))
+                print(seed, trained, read, f"{nats.mean() / NATS_PER_BIT:.3f}", flush=True)
+    return {"n_bytes": trainer.n_bytes, "window": window, "seeds": seeds, "by_place": by_place}
+
+
 def _rounded(x: torch.Tensor) -> list[float]:
     return [round(value, 4) for value in x.tolist()]
 
 
 EXPERIMENTS: dict[str, Callable[[], dict]] = {
-    "backoff": backoff, "boom": boom, "induction": induction, "lamb": lamb, "trust": trust, "value_gate": value_gate,
+    "backoff": backoff, "boom": boom, "cuts": cuts, "induction": induction, "lamb": lamb, "trust": trust,
+    "value_gate": value_gate,
 }  # fmt: skip
 
 
