@@ -137,7 +137,7 @@ def remember(memory: Tensor, window: Tensor, max_context: int) -> tuple[Tensor, 
     mistakes={
         "keys and values through matrices": (
             lambda bptt, n_keys, d_model: 2 * bptt * d_model**2 + 4 * n_keys * d_model**2 + 4 * bptt * n_keys * d_model,
-            "That is the ordinary head. Here the context itself is key and value.",
+            "That is a head that computes keys and values anew. Here the context itself is key and value.",
         ),
         "multiply-adds": (
             lambda bptt, n_keys, d_model: bptt * d_model**2 + 2 * bptt * n_keys * d_model,
