@@ -163,7 +163,8 @@ def test_an_archiver_is_charged_for_what_a_slice_adds(tmp_path, monkeypatch):
     program.write_text(
         f"#!{sys.executable}\nimport sys\nif len(sys.argv) == 1: sys.exit('zpaq v0')\n"
         "add, archive, name, level = sys.argv[1:]\n"
-        "open(archive, 'wb').write(open(name, 'rb').read()[::4] + bytes(100))\n"
+        "open(archive, 'wb').write(open(name, 'rb').read()[::4] + bytes(100))\n",
+        encoding="utf-8",
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))

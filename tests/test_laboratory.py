@@ -108,9 +108,9 @@ def test_a_part_measured_again_leaves_the_others(tmp_path, monkeypatch, capsys):
     for arguments, expected in (([], [0, 1]), (["second"], [0, 2]), ([], [3, 4])):
         monkeypatch.setattr("sys.argv", ["bench", *arguments, "--out", str(tmp_path)])
         bench.main()
-        results = json.loads((tmp_path / "bench.json").read_text())
+        results = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
         assert [results[name][0]["value"] for name in parts] == expected
-    assert "abacus" in (tmp_path / "bench.md").read_text()
+    assert "abacus" in (tmp_path / "bench.md").read_text(encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["bench", "third"])
     with pytest.raises(SystemExit):
         bench.main()
@@ -149,7 +149,7 @@ def test_a_trial_is_written_down(tmp_path, monkeypatch):
     for arguments in (small, ["--gpt", "d_model=16", "n_layers=1", "window=8"]):
         monkeypatch.setattr("sys.argv", ["search", "--megabytes", "0.003", "--out", "trials.jsonl", *arguments])
         search.main()
-    ours, theirs = map(json.loads, (tmp_path / "trials.jsonl").read_text().splitlines())
+    ours, theirs = map(json.loads, (tmp_path / "trials.jsonl").read_text(encoding="utf-8").splitlines())
     assert (
         ours["model"] == "SHA-RNN" and ours["changes"]["dropout_hidden"] == 0.1 and len(ours["bytes_train_valid"]) == 2
     )
@@ -206,7 +206,7 @@ def test_experiments_write_what_the_notebooks_read(tmp_path, monkeypatch):
     for name in small:
         monkeypatch.setattr("sys.argv", ["experiments", name, "--out", f"results/{name}.json"])
         experiments.main()
-        found = json.loads((tmp_path / "results" / f"{name}.json").read_text())
+        found = json.loads((tmp_path / "results" / f"{name}.json").read_text(encoding="utf-8"))
         assert set(found) == set(experiments.result(name)) and found["threads"] >= 1
         if name == "boom":
             boom, wide, even = found["rows"]
@@ -269,7 +269,7 @@ def test_what_a_fresh_process_returns_and_a_part_that_dies(monkeypatch):
 def test_a_measurement_fails_with_its_worker(tmp_path, monkeypatch, capsys):
     """One of two processes fails after the first one has printed its speed."""
     worker = "#!/bin/sh\necho 7.5\nexit $RANK\n"
-    (tmp_path / "python").write_text(worker)
+    (tmp_path / "python").write_text(worker, encoding="utf-8")
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr(scaling.sys, "executable", str(tmp_path / "python"))
     assert scaling._together(1, 1) == 7.5
