@@ -30,7 +30,8 @@ def test_the_whole_road_from_bytes_to_a_table(own, tmp_path, capsys):
     for row in ("uniform", "unigram", "gzip -9", "bzip2 -9", "xz -9e", "this model", "full-size results", "1.076"):
         assert row in out
     assert sorted(os.listdir("a")) == [
-        "checkpoint.pt", "config.json", "curve.png", "metrics.jsonl", "result.json", "sample.txt"
+        "checkpoint-before.pt", "checkpoint.pt", "config.json", "curve.png", "metrics.jsonl", "result.json",
+        "sample.txt",
     ]  # fmt: skip
     result = json.loads((tmp_path / "a" / "result.json").read_text())
     assert (result["preset"], result["seed"], result["n_steps"]) == ("tiny", 3, 12)
@@ -112,7 +113,7 @@ def test_ctrl_c_ends_with_a_checkpoint_and_resume_finishes(own, tmp_path):
         assert child.poll() is None
     child.send_signal(signal.SIGINT)
     out, _ = child.communicate(timeout=60)
-    assert child.returncode == 0 and "stopped at step" in out and "shalab train --resume --out a" in out
+    assert child.returncode == 130 and "stopped at step" in out and "shalab train --resume --out a" in out
     stopped = torch.load(tmp_path / "a" / "checkpoint.pt", weights_only=True)["step"]
     steps = [json.loads(line)["step"] for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     assert 1 <= stopped < 2000 and max(steps) == stopped
@@ -137,10 +138,10 @@ def test_ctrl_c_ends_with_a_checkpoint_and_resume_finishes(own, tmp_path):
         (["train", "--resume"], "--resume needs --out"),
         (["train", "--resume", "--out", "absent"], "absent holds no run to resume"),
         (["eval", "absent"], "no checkpoint at absent"),
-        (["eval", "few"], "few is cut short or no checkpoint"),
+        (["eval", "few"], "few is damaged, cut short or no checkpoint"),
         (["eval", "foreign.pt"], "foreign.pt is not a checkpoint of shalab"),
         (["generate", "other.pt"], "other.pt holds weights of another configuration"),
-        (["info", "cut.pt"], "cut.pt is cut short or no checkpoint"),
+        (["info", "cut.pt"], "cut.pt is damaged, cut short or no checkpoint"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
