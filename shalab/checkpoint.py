@@ -1,64 +1,88 @@
-"""Checkpoints: one file of plain tensors and numbers, written whole or not at all."""
+"""Checkpoints: one file of plain tensors and numbers, written whole or not at all, and the one before it."""
 
-import os
-import pickle
+import io
+import zipfile
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from shalab.errors import InputError
+from shalab.files import notice, replacing
 from shalab.model import SHARNN, ModelConfig
 
 FORMAT = "shalab checkpoint"
 VERSION = 2
+NEWEST, BEFORE = "checkpoint.pt", "checkpoint-before.pt"  # in a run's folder
 
 
-def save_checkpoint(path: Path, content: dict) -> None:
+class Damaged(InputError):
+    """A checkpoint that is not there, or not as it was written."""
+
+
+def save_checkpoint(path: Path, content: dict, before: Path | None = None) -> None:
     """Writes `content` (tensors, numbers, strings, containers) so that `path` is always a whole file.
 
-    A crash, a full disk or a signal leaves the previous checkpoint in place.
+    A crash, a full disk or a signal leaves the previous checkpoint in place, at `path` or `before`.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            torch.save({"format": FORMAT, "version": VERSION, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    buffer = io.BytesIO()  # PyTorch turns the errors of a file into others
+    torch.save({"format": FORMAT, "version": VERSION, **content}, buffer)
+    with replacing(path, before) as file:
+        file.write(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict:
     """Reads what `save_checkpoint` wrote, onto the CPU, without running any pickled code.
 
-    path: a checkpoint file, or a run's folder.
-    Raises InputError if the file is missing, cut short, foreign, or of a newer version.
+    path: a checkpoint file, or a run's folder, whose checkpoint before the newest stands in, with a notice, if that
+    is damaged. Raises InputError if there is none, or it is damaged, foreign, or of a newer version.
     """
+    return newest(path)[0]
+
+
+def newest(path: Path) -> tuple[dict, Path]:
+    """`load_checkpoint`, and the file that was read."""
     path = Path(path)
-    if path.is_dir():
-        path = path / "checkpoint.pt"
-    if not path.is_file():
-        raise InputError(f"no checkpoint at {path}")
+    if not path.is_dir():
+        return _load(path), path
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path} is cut short or no checkpoint: {str(error).splitlines()[0][:80]}") from error
+        return _load(path / NEWEST), path / NEWEST
+    except Damaged as error:
+        if not (path / BEFORE).exists():
+            raise
+        content = _load(path / BEFORE)
+        notice(f"{error}; {path / BEFORE}, of step {content.get('step')}, is taken instead")
+        return content, path / BEFORE
+
+
+def _load(path: Path) -> dict:
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load would take what does not match the archive's checksums
+            whole = archive.testzip() is None
+        content = torch.load(path, map_location="cpu", weights_only=True) if whole else None
+    except FileNotFoundError:
+        raise Damaged(f"no checkpoint at {path}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror or error})") from error
+    except Exception as error:  # a damaged archive, and a damaged pickle inside, fail in many ways
+        raise Damaged(f"{path} is damaged, cut short or no checkpoint") from error
+    if not whole:
+        raise Damaged(f"{path} is damaged: its content does not match its checksum")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(
             f"{path} is not a checkpoint of shalab; weights of the original code go through import_original"
         )
-    if content["version"] > VERSION:
-        raise InputError(
-            f"{path} has format version {content['version']}, this shalab reads up to {VERSION}: update it"
-        )
+    version = content.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise InputError(f"{path} has format version {version}, this shalab reads up to {VERSION}: update it")
     return content
 
 
-def export_weights(path: Path, out: Path) -> None:
-    """Writes the best weights of `path` in float16 to `out`: a twelfth of a checkpoint, enough for `load_model`."""
-    content = load_checkpoint(path)
+def export_weights(content: dict, path: Path, out: Path) -> None:
+    """Writes the best weights of a checkpoint, read from `path`, in float16 to `out`: a twelfth, enough for
+    `load_model`."""
     best = {name: tensor.half() for name, tensor in content["best"].items()}
+    _check_finite(best, path)
     save_checkpoint(
         out, {"config": content["config"], "step": content["step"], "best_bpc": content["best_bpc"], "best": best}
     )
@@ -70,11 +94,32 @@ def load_model(path: Path) -> SHARNN:
 
 
 def best_model(content: dict, path: Path) -> SHARNN:
-    """The same from a checkpoint's content; `path` is for the error if its weights are of another configuration."""
-    model = SHARNN(ModelConfig(**content["config"]["model"]))
-    try:
-        model.load_state_dict(content["best"])
-    except RuntimeError as error:
-        first = " ".join(str(error).split())[:160]
-        raise InputError(f"{path} holds weights of another configuration: {first}") from error
+    """The same from a checkpoint's content; `path` is for the error if its weights are not those of a model."""
+    config = model_config(content, path)
+    model = SHARNN(config)
+    model.load_state_dict(content["best"])
     return model.eval()
+
+
+def model_config(content: dict, path: Path) -> ModelConfig:
+    """The configuration that the best weights are of. InputError if they are of another one, or not finite."""
+    try:
+        best = dict(content["best"])
+        config = ModelConfig(**content["config"]["model"])
+    except (InputError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} holds no model ({error})") from error
+    fits = config.n_layers <= len(best)
+    if fits:
+        with torch.device("meta"):  # without the memory that a wrong configuration may ask for
+            shapes = {name: tensor.shape for name, tensor in SHARNN(config).state_dict().items()}
+        fits = shapes == {name: getattr(tensor, "shape", None) for name, tensor in best.items()}
+    if not fits:
+        raise InputError(f"{path} holds weights of another configuration than its own")
+    _check_finite(best, path)
+    return config
+
+
+def _check_finite(weights: dict[str, Tensor], path: Path) -> None:
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{path} holds weights that are not finite numbers: {name}")

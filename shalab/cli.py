@@ -6,34 +6,40 @@ import json
 import math
 import os
 import sys
+import time
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from shalab.checkpoint import best_model, load_checkpoint, load_model
-from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, Corpus, canonical, load_corpus
+from shalab.checkpoint import best_model, load_checkpoint, load_model, model_config
+from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, Corpus, load_corpus
 from shalab.device import DEVICES, DTYPES, Precision, keep_freed_memory, print_anything
 from shalab.download import fetch
 from shalab.errors import InputError
-from shalab.evaluate import dynamic_evaluate, evaluate
+from shalab.evaluate import dynamic_evaluate, evaluate, warmup_bytes
+from shalab.files import replacing, write_text
 from shalab.generate import as_text, generate
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN
-from shalab.parallel import Team
+from shalab.parallel import Team, lost
 from shalab.plan import CARDS, Card, plan, savings
 from shalab.presets import PRESETS, Budget, find_preset
-from shalab.run import Run, export, stop_on_interrupt
+from shalab.run import Run, export, finite, stop_on_interrupt
 from shalab.train import CheckpointEvent, EndEvent, EvalEvent, NonFiniteError, SampleEvent, StepEvent, TrustEvent
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0 for done, 2 for a mistake in what was asked for."""
+    """Runs one command; returns the exit code.
+
+    0 for done, 1 for numbers that were not finite, 2 for a mistake in what was asked for, 128 + N for signal N.
+    """
     print_anything()
     options = parser().parse_args(arguments)
     try:
-        options.command(options)
+        return options.command(options) or 0
     except InputError as error:
         print(f"shalab: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -45,7 +51,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -190,52 +195,93 @@ def data_command(options) -> None:
     print(f"{options.name}: verified, {f'at {path}' if path else 'embedded in the package'}")
 
 
-def train_command(options) -> None:
+def train_command(options) -> int:
     team = Team.join()
     keep_freed_memory()
     with team.quiet():
-        _train(options, Precision.pick(options.device, options.dtype, team))
-    team.leave()
+        code = _train(options, team)
+    team.leave(code)
+    return code
 
 
-def _train(options, precision: Precision) -> None:
-    team = precision.team
+def _train(options, team: Team) -> int:
+    """The exit code: 0, or that of the signal that stopped the training."""
     if team.size > 1 and not options.out:
         raise InputError("several processes need --out, the folder of their run")
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # by torchrun, after a process was lost
     options.resume |= restarted and options.out is not None and (Path(options.out) / "config.json").exists()
-    run = _resumed(options, precision) if options.resume else _created(options, precision)
+    run = _resumed(options, team) if options.resume else _created(options, team)
     trainer = run.trainer
     print(
         f"{run.config.preset} on {run.corpus}, "
-        f"{trainer.model.n_parameters:,} parameters, {precision}, seed {run.config.seed}, "
+        f"{trainer.model.n_parameters:,} parameters, {run.precision}, seed {run.config.seed}, "
         f"{run.config.budget} -> {run.folder}"
     )
     if run.corpus.caution:
         print(run.corpus.caution)
+    if run.config.budget.minutes and not trainer.finished:
+        train_s, scoring_s = 60 * run.config.budget.minutes - trainer.elapsed_s, _scoring_s(run)
+        print(
+            f"training takes {train_s / 60:.1f} minutes and scoring, on top, about {scoring_s / 60:.1f}: done at about "
+            f"{datetime.now() + timedelta(seconds=train_s + scoring_s):%H:%M}, if nothing else keeps the machine busy"
+        )
     with stop_on_interrupt(run.stop):
         try:
             ended = show_progress(run)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if lost(error):
+                print(f"shalab: another process is gone ({error}); go on with --resume", file=sys.stderr)
+                return 1
+            if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+                raise
             ways = [
                 f"{option} saves about {gb:.1f} GB"
                 for option, gb in savings(run.config.model, run.config.train).items()
             ]
             raise InputError(f"the device is out of memory; {'; '.join(ways)}. Name another --out") from error
-        except RuntimeError as error:
-            if team.size == 1:
-                raise
-            sys.exit(f"shalab: another process is gone ({error}); go on from the last checkpoint with --resume")
         if not team.first:
-            return
-        result = run.finish() if ended.reason == "finished" else {}
-        if result:
-            report(run, result)
-        else:
-            print(f"stopped at step {ended.step:,}; go on with: shalab train --resume --out {run.folder}")
+            return _code(run)
+        if ended.reason == "finished" and not run.stop.is_set():
+            try:
+                report(run, run.finish())
+                return 0
+            except InputError:
+                if not run.stop.is_set():
+                    raise
+        print(f"stopped at step {ended.step:,}; go on with: shalab train --resume --out {run.folder}")
+        return _code(run)
 
 
-def _created(options, precision: Precision) -> Run:
+def _code(run: Run) -> int:
+    """128 + N if signal N stopped the run, as a shell has it."""
+    return 128 + run.stop.signal if run.stop.is_set() and run.stop.signal else 0
+
+
+def _scoring_s(run: Run) -> float:
+    """About how long all evaluations, samples and the last scoring will take, from a small piece of each."""
+    config, model, data = run.config.train, run.trainer.model, run.corpus.data
+    (begin, middle), (_, end) = run.corpus.bounds["valid"], run.corpus.bounds["test"]
+
+    def per_byte(n: int, act) -> float:
+        act()
+        began = time.perf_counter()
+        act()
+        return (time.perf_counter() - began) / n
+
+    def scored(n_streams: int) -> float:
+        n = min(1024 * n_streams, middle - begin)
+        reading = {"n_streams": min(n, n_streams), "context": 0}
+        return per_byte(n, lambda: evaluate(model, data, begin, begin + n, run.precision, **reading))
+
+    written = per_byte(20, lambda: list(generate(model, b"\n", 20, run.precision)))
+    valid = middle - begin + 2 * config.batch_size * model.max_context
+    evaluation = scored(config.batch_size) * valid + written * (100 + config.sample_bytes)
+    left = config.evaluations - run.trainer.scored
+    return left * evaluation + scored(1) * (end - begin + 2 * warmup_bytes(model)) + written * 1000
+
+
+def _created(options, team: Team) -> Run:
+    precision = Precision.pick(options.device, options.dtype, team)
     name = options.preset or "laptop"
     preset = find_preset(name)
     preset = replace(
@@ -257,17 +303,16 @@ def _next_folder(stem: str) -> Path:
     return next(path for n in itertools.count(1) if not (path := Path("runs") / f"{stem}-{n}").exists())
 
 
-def _resumed(options, precision: Precision) -> Run:
+def _resumed(options, team: Team) -> Run:
     if not options.out:
         raise InputError("--resume needs --out, the folder of the run to go on with")
-    run = Run.resume(options.out, precision)
+    run = Run.resume(options.out, data=options.data, device=options.device, dtype=options.dtype, team=team)
     stored = {
         **vars(run.config.model), **vars(run.config.train), **vars(run.config.budget),
-        "preset": run.config.preset, "seed": run.config.seed, "data": run.config.data,
+        "preset": run.config.preset, "seed": run.config.seed,
     }  # fmt: skip
-    asked_for = {**vars(options), "data": options.data and canonical(options.data)}
     for name, value in stored.items():
-        asked = asked_for.get(name)
+        asked = vars(options).get(name)
         if asked is not None and asked != value:
             raise InputError(
                 f"{run.folder} was begun with {name} {value}, not {asked}: leave that option out, or name another --out"
@@ -324,11 +369,12 @@ def report(run: Run, result: dict) -> None:
     lines += ["full-size results on enwik8, as published"]
     lines += [f"{f'{name}, {size}':<56}{'':>9}{test:>9.3f}" for name, test, size in PUBLISHED]
     print("\n".join(lines))
-    plots.save(plots.learning_curve(run.metrics(), {"xz -9e": xz}), run.folder / "curve.png")
+    with replacing(run.folder / "curve.png") as file:
+        plots.save(plots.learning_curve(run.metrics(), {"xz -9e": xz}), file)
     model = load_model(run.folder)
     prompt = run.corpus.split("train")[-100:].tobytes()
     text = "".join(as_text(generate(run.precision.place(model), prompt, 1000, run.precision, seed=result["seed"])))
-    (run.folder / "sample.txt").write_text(text, encoding="utf-8")
+    write_text(run.folder / "sample.txt", text)
     print(f"{run.folder}: result.json, curve.png, sample.txt, metrics.jsonl, checkpoint.pt")
 
 
@@ -355,13 +401,33 @@ def eval_command(options) -> None:
     precision = Precision.pick(options.device, options.dtype)
     content = load_checkpoint(options.run)
     model = _prepared(best_model(content, options.run), options, precision)
-    corpus = load_corpus(options.data or content["config"]["data"])
+    corpus = load_corpus(options.data) if options.data else _trained_on(content["config"], options.run)
     if options.dynamic:
         return _eval_dynamic(model, corpus, options, precision)
     begin, end = corpus.bounds[options.split] if options.split != "all" else (0, len(corpus))
     reading = {"window": options.window, "n_streams": options.streams, "context": options.context}
     bpc = evaluate(model, corpus.data, begin, end, precision, **reading)
+    _check_finite([bpc], options.run)
     print(f"{corpus.name} {options.split}: {bpc:.6f} bits per byte over {end - begin:,} bytes")
+
+
+def _trained_on(config: dict, run: str) -> Corpus:
+    """The very bytes that a run was trained on: of others, test might hold some of them."""
+    try:
+        corpus = load_corpus(config["data"])
+    except InputError as error:
+        raise InputError(f"{error}; name the data of {run}, or other data, with --data") from error
+    if corpus.sha256 != config["data_sha256"]:
+        raise InputError(
+            f"{config['data']} is not what {run} was trained on, whose SHA-256 is {config['data_sha256']}: "
+            "to score it, name it with --data"
+        )
+    return corpus
+
+
+def _check_finite(scores: list[float], run: str) -> None:
+    if not all(math.isfinite(score) for score in scores):
+        raise InputError(f"the weights of {run} give no finite score")
 
 
 def _eval_dynamic(model: SHARNN, corpus: Corpus, options, precision: Precision) -> None:
@@ -370,6 +436,7 @@ def _eval_dynamic(model: SHARNN, corpus: Corpus, options, precision: Precision) 
     splits = SPLITS[1 : SPLITS.index(options.split) + 1]
     bounds = [corpus.bounds[splits[0]][0], *(corpus.bounds[split][1] for split in splits)]
     scores = dynamic_evaluate(model, corpus.data, bounds, precision, context=options.context)
+    _check_finite(scores, options.run)
     for split, bpc in zip(splits, scores, strict=True):
         print(f"{corpus.name} {split}: {bpc:.6f} bits per byte, learning while reading")
 
@@ -400,9 +467,9 @@ def _prepared(model: SHARNN, options, precision: Precision) -> SHARNN:
 def info_command(options) -> None:
     if options.run:
         content = load_checkpoint(options.run)
-        print(
-            json.dumps({"step": content["step"], "best_valid_bpc": content["best_bpc"], **content["config"]}, indent=2)
-        )
+        model_config(content, options.run)
+        told = {"step": content.get("step"), "best_valid_bpc": content.get("best_bpc"), **content["config"]}
+        print(json.dumps(finite(told), indent=2))
         return
     precision = Precision.pick(options.device, options.dtype)
     print(f"device: {precision}, {torch.get_num_threads()} threads, torch {torch.__version__}")

@@ -8,13 +8,16 @@ import atexit
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed, nn
 
 from shalab.errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,18 @@ class Team:
         distributed.all_reduce(total)
         return total.item()
 
+    def first_does(self, act: Callable[[], T]) -> T | None:
+        """What the first one's act() gives back, for the first one. If it raises an InputError, all raise one."""
+        result = error = None
+        if self.first:
+            try:
+                result = act()
+            except InputError as raised:
+                error = raised
+        if self.any(error is not None):
+            raise error or InputError("the first process gave up")
+        return result
+
     def any(self, flag: bool) -> bool:
         return self.sum(float(flag)) > 0
 
@@ -80,8 +95,8 @@ class Team:
         distributed.gather_object(x, parts)
         return parts or []
 
-    def leave(self) -> None:
-        """Ends this process, with success, if it is one of several.
+    def leave(self, code: int) -> None:
+        """Ends this process with this exit code, if it is one of several.
 
         At once: gloo's threads outlive the group, and an interpreter that shuts down around them aborts now and then
         ("terminate called without an active exception"), after all work was done.
@@ -89,7 +104,7 @@ class Team:
         if self.size > 1:
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(0)
+            os._exit(code)
 
     def quiet(self) -> contextlib.AbstractContextManager:
         """Within, only the first one prints."""
@@ -100,6 +115,11 @@ class Team:
         stack.enter_context(contextlib.redirect_stdout(nowhere))
         stack.enter_context(contextlib.redirect_stderr(nowhere))
         return stack
+
+
+def lost(error: RuntimeError) -> bool:
+    """Whether the error says that another process cannot be reached any more."""
+    return isinstance(error, distributed.DistError) or any(name in str(error) for name in ("gloo", "NCCL"))
 
 
 ALONE = Team()

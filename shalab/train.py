@@ -1,5 +1,6 @@
 """The training loop: one generator of events that the terminal, the notebooks and the tests read alike."""
 
+import itertools
 import math
 import threading
 import time
@@ -195,12 +196,17 @@ class Trainer:
         self._updates, self._updates_s = 0, 0.0  # of this process, however long the run has been elsewhere
         self._unread: list[tuple[Tensor, Tensor]] = []  # loss and gradient norm of updates that nobody waited for
         self.best_bpc, self.best = math.inf, self._weights()
+        self._saved = False  # what there is now
         self._seed()
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.total_steps and not self._evaluation_due()
 
     def events(self, stop: threading.Event | None = None) -> Iterator[Event]:
         """Trains from the current step to the last, or until `stop` is set; ends with a checkpoint and an EndEvent."""
         stop = stop or threading.Event()
-        while not self.team.ends(stop.is_set()) and (self.step < self.total_steps or self._evaluation_due()):
+        while not self.team.ends(stop.is_set()) and not self.finished:
             if self._evaluation_due():  # asked before the next update, so that a run stopped here scores when resumed
                 if (event := self.evaluate(stop)) is None:
                     break
@@ -218,17 +224,25 @@ class Trainer:
                     yield self.trust()
                 if self._evaluation_due() or self.step % self.config.checkpoint_every:
                     continue
-            self.save(self.state_dict())
-            yield CheckpointEvent(self.step)
+            yield self.checkpoint()
+        if not self._saved:
+            yield self.checkpoint()
+        yield EndEvent(self.step, "finished" if self.finished else "stopped")
+
+    def checkpoint(self) -> CheckpointEvent:
+        """Saves, but nothing that could not be gone on with."""
         self._read()
+        for name, parameter in self.model.named_parameters():
+            if not parameter.isfinite().all():
+                raise NonFiniteError(f"step {self.step}: {name} is not finite, and was not saved. {self._advice()}")
         self.save(self.state_dict())
-        yield CheckpointEvent(self.step)
-        finished = self.step == self.total_steps and not self._evaluation_due()
-        yield EndEvent(self.step, "finished" if finished else "stopped")
+        self._saved = True
+        return CheckpointEvent(self.step)
 
     def update(self) -> StepEvent | None:
         """One update: predict, charge, differentiate, clip, step; its event if one is due."""
         began = time.perf_counter()
+        self._saved = False
         self.model.train()
         lr = self.config.lr * SCHEDULES[self.config.schedule](self.step, self.total_steps, self.config.warmup_steps)
         for group in self.optimizer.param_groups:
@@ -298,15 +312,21 @@ class Trainer:
         self._window = begin, random, *map(self.precision.place, self.streams.window(begin, bptt))
 
     def evaluate(self, stop: threading.Event | None = None) -> EvalEvent | None:
-        """Scores the valid split in as many streams as training reads; None if stopped meanwhile."""
+        """Scores the valid split in as many streams as training reads; None if stopped meanwhile.
+
+        Raises NonFiniteError if the score is no number.
+        """
         begin, end = self.corpus.bounds["valid"]
         n_streams = min(self.config.batch_size, end - begin)
         bpc = evaluation.evaluate(
             self.model, self.corpus.data, begin, end, self.precision,
             n_streams=n_streams, context=2 * self.model.config.max_context, stop=stop,
         )  # fmt: skip
-        if math.isnan(bpc):
-            return None
+        if not math.isfinite(bpc):
+            if self.team.any(stop is not None and stop.is_set()):
+                return None
+            raise NonFiniteError(f"step {self.step}: the score is not finite. {self._advice()}")
+        self._saved = False
         self.scored = self._evaluations_by(self.step)
         best = bpc < self.best_bpc
         if best:
@@ -348,12 +368,24 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Written by as many processes as it is read by, or by another number: then dropout draws anew."""
+        """Written by as many processes as it is read by, or by another number: then dropout draws anew.
+
+        Written in another format, too: then the loss scale begins anew. ValueError or another exception for a state
+        that does not fit; the trainer is of no use then.
+        """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        for parameter, moments in self.optimizer.state.items():
+            if any(moment.ndim and moment.shape != parameter.shape for moment in moments.values()):
+                raise ValueError("moments of other tensors")
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
         self.best = state["best"]
         self.state = None
+        parts = [*itertools.chain(*state["hidden"]), *(rows for rows in state["memory"] if rows is not None)]
+        streams = self.config.batch_size, self.model.config.d_model
+        if len(state["hidden"]) not in (0, len(self.model.blocks)) or any(part.shape[1:] != streams for part in parts):
+            raise ValueError("a state of other streams")
         if state["hidden"]:
             self.state = State(
                 tuple((self._own(h), self._own(c)) for h, c in state["hidden"]),
@@ -362,7 +394,10 @@ class Trainer:
         self._window = None
         self.window_generator.set_state(state["window_random"])
         for name in _COUNTERS:
+            if type(state[name]) is not type(getattr(self, name)):
+                raise ValueError(f"{name} is {state[name]!r}")
             setattr(self, name, state[name])
+        self._saved = True
         if len(state["random"]) == self.team.size:
             self.precision.set_random_state(state["random"][self.team.rank])
         else:
@@ -385,8 +420,8 @@ class Trainer:
         return loss_nats, grad_norm
 
     def _check_finite(self, loss_nats: float, grad_norm: float) -> None:
-        if math.isfinite(loss_nats) and (math.isfinite(grad_norm) or self.scaler.is_enabled()):
-            return  # the scaler skips the update by itself and lowers its scale
+        if math.isfinite(loss_nats) and (math.isfinite(grad_norm) or self.scaler.get_scale() > 1):
+            return  # the scaler skips the update by itself and lowers its scale, until that does not help
         name = "the loss" if not math.isfinite(loss_nats) else "a gradient"
         for parameter_name, parameter in self.model.named_parameters():
             if parameter.grad is not None and not parameter.grad.isfinite().all():
@@ -394,13 +429,18 @@ class Trainer:
                 break
         since = " by this step, but perhaps by those before" if self.config.log_every > 1 else ""
         raise NonFiniteError(
-            f"step {self.step + 1}: {name} is not finite; nothing was updated{since}. "
-            f"Try a lower --lr (now {self.config.lr:g}), a longer warm-up, or --dtype float32"
+            f"step {self.step + 1}: {name} is not finite; nothing was updated{since}. {self._advice()}"
         )
 
+    def _advice(self) -> str:
+        half = self.precision.dtype != torch.float32
+        return (
+            "Go on from the last checkpoint with --resume --dtype float32, or begin" if half else "Begin"
+        ) + f" another run, with another --out and an --lr below {self.config.lr:g}"
+
     def _own(self, x: Tensor) -> Tensor:
-        """This process's streams of x (., B, D)"""
-        return self.precision.place(x[:, self.share].contiguous())
+        """This process's streams of x (., B, D), in float32: every format makes what it needs of it, without loss."""
+        return self.precision.place(x[:, self.share].float().contiguous())
 
     def _seed(self) -> None:
         """Every process draws dropout of its own, the first one as if it were alone."""

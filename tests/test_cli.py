@@ -30,9 +30,10 @@ def test_the_whole_road_from_bytes_to_a_table(own, tmp_path, capsys):
     for row in ("uniform", "unigram", "gzip -9", "bzip2 -9", "xz -9e", "this model", "full-size results", "1.076"):
         assert row in out
     assert sorted(os.listdir("a")) == [
-        "checkpoint.pt", "config.json", "curve.png", "metrics.jsonl", "result.json", "sample.txt"
+        "checkpoint-before.pt", "checkpoint.pt", "config.json", "curve.png", "metrics.jsonl", "result.json",
+        "sample.txt",
     ]  # fmt: skip
-    result = json.loads((tmp_path / "a" / "result.json").read_text())
+    result = json.loads((tmp_path / "a" / "result.json").read_text(encoding="utf-8"))
     assert (result["preset"], result["seed"], result["n_steps"]) == ("tiny", 3, 12)
     assert (tmp_path / "a" / "curve.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "a" / "sample.txt").read_text(encoding="utf-8")
@@ -70,10 +71,10 @@ def test_without_out_every_run_gets_a_folder_of_its_own(own):
 
 def test_resume_of_a_finished_run_scores_it_again(own, tmp_path, capsys):
     assert main([*TINY, "--data", own, "--out", "a"]) == 0
-    before = json.loads((tmp_path / "a" / "result.json").read_text())
+    before = json.loads((tmp_path / "a" / "result.json").read_text(encoding="utf-8"))
     os.remove("a/result.json")
     assert main(["train", "--resume", "--out", "a"]) == 0
-    assert json.loads((tmp_path / "a" / "result.json").read_text()) == before
+    assert json.loads((tmp_path / "a" / "result.json").read_text(encoding="utf-8")) == before
     assert main(["train", "--resume", "--out", "a", "--seed", "7"]) == 2
     assert "a was begun with seed 0, not 7" in capsys.readouterr().err
 
@@ -87,9 +88,9 @@ def test_resume_from_another_folder_finds_its_data(own, tmp_path, monkeypatch):
 
 def test_a_folder_with_something_of_a_run_is_not_touched(own, tmp_path, capsys):
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "metrics.jsonl").write_text("precious")
+    (tmp_path / "a" / "metrics.jsonl").write_text("precious", encoding="utf-8")
     assert main([*TINY, "--data", own, "--out", "a"]) == 2
-    assert (tmp_path / "a" / "metrics.jsonl").read_text() == "precious"
+    assert (tmp_path / "a" / "metrics.jsonl").read_text(encoding="utf-8") == "precious"
 
 
 def test_ctrl_c_ends_with_a_checkpoint_and_resume_finishes(own, tmp_path):
@@ -108,13 +109,17 @@ def test_ctrl_c_ends_with_a_checkpoint_and_resume_finishes(own, tmp_path):
         "a",
     ]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    while not (tmp_path / "a" / "metrics.jsonl").exists() or not (tmp_path / "a" / "metrics.jsonl").read_text():
+    while not (tmp_path / "a" / "metrics.jsonl").exists() or not (tmp_path / "a" / "metrics.jsonl").read_text(
+        encoding="utf-8"
+    ):
         assert child.poll() is None
     child.send_signal(signal.SIGINT)
     out, _ = child.communicate(timeout=60)
-    assert child.returncode == 0 and "stopped at step" in out and "shalab train --resume --out a" in out
+    assert child.returncode == 130 and "stopped at step" in out and "shalab train --resume --out a" in out
     stopped = torch.load(tmp_path / "a" / "checkpoint.pt", weights_only=True)["step"]
-    steps = [json.loads(line)["step"] for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"] for line in (tmp_path / "a" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert 1 <= stopped < 2000 and max(steps) == stopped
 
 
@@ -137,10 +142,10 @@ def test_ctrl_c_ends_with_a_checkpoint_and_resume_finishes(own, tmp_path):
         (["train", "--resume"], "--resume needs --out"),
         (["train", "--resume", "--out", "absent"], "absent holds no run to resume"),
         (["eval", "absent"], "no checkpoint at absent"),
-        (["eval", "few"], "few is cut short or no checkpoint"),
+        (["eval", "few"], "few is damaged, cut short or no checkpoint"),
         (["eval", "foreign.pt"], "foreign.pt is not a checkpoint of shalab"),
         (["generate", "other.pt"], "other.pt holds weights of another configuration"),
-        (["info", "cut.pt"], "cut.pt is cut short or no checkpoint"),
+        (["info", "cut.pt"], "cut.pt is damaged, cut short or no checkpoint"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):

@@ -109,7 +109,10 @@ def torchrun(path, out, *options, size=2, restarts=0):
 
 def lines(out, kind="step"):
     try:
-        found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines(keepends=True)[:-1]]
+        found = [
+            json.loads(line)
+            for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:-1]
+        ]
     except FileNotFoundError:
         return []
     return [line for line in found if line["event"] == kind]
@@ -124,7 +127,9 @@ def wait_for(condition, seconds=240):
 
 def workers(launcher):
     """Process ids of a launcher's children."""
-    return [int(pid) for pid in open(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read().split()]
+    return [
+        int(pid) for pid in open(f"/proc/{launcher.pid}/task/{launcher.pid}/children", encoding="utf-8").read().split()
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -153,7 +158,7 @@ def test_kill_minus_9_loses_only_what_came_after_the_last_checkpoint(path, tmp_p
 
 def _alive(pid):
     try:
-        return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z"
+        return open(f"/proc/{pid}/stat", encoding="utf-8").read().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
 

@@ -1,0 +1,99 @@
+"""Files that are whole or not there, and folders that one process at a time writes to."""
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout
+
+from shalab.errors import InputError
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Within, whatever the file system refuses becomes one sentence, a WriteError."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"cannot write to {folder} ({error.strerror or error})") from error
+
+
+class WriteError(InputError):
+    """A disk is full, a folder is gone, somebody else's or read-only."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path, before: Path | None = None) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when all is written, even if the power fails; else it is removed.
+
+    before: what becomes of the file that stood at `path`; None removes it.
+    """
+    part = path.with_name(path.name + ".part")
+    with writing(path.parent):
+        try:
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if before and path.exists():
+                os.replace(path, before)
+            os.replace(part, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise
+    with contextlib.suppress(OSError):  # the new name, too, is on the disk; Windows opens no folders
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Leaves a file alone that holds this text already."""
+    content = text.encode()
+    with writing(path.parent):
+        there = path.read_bytes() if path.exists() else None
+    if there != content:
+        with replacing(path) as file:
+            file.write(content)
+
+
+class Owner:
+    """Makes this process the only one that writes to an existing folder, until `close()`.
+
+    The operating system holds the lock: whatever ends the process ends it. InputError names who has it.
+    """
+
+    def __init__(self, folder: Path):
+        self._lock = FileLock(folder / "owner.lock", timeout=0, thread_local=False)
+        self._name = folder / "owner"
+        with writing(folder):
+            try:
+                self._lock.acquire()
+            except Timeout:
+                raise InputError(f"{folder} is in use by {self._other()}: wait for its end, or stop it") from None
+            self._name.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # a folder that is gone, or Windows, which removes no open file
+            self._name.unlink()
+            os.unlink(self._lock.lock_file)
+        self._lock.release()
+
+    def _other(self) -> str:
+        try:
+            name = self._name.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            name = ""
+        return name or "another process"
+
+
+def notice(sentence: str) -> None:
+    """Tells what was decided without being asked for."""
+    print(f"shalab: {sentence}", file=sys.stderr)
