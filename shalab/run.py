@@ -298,8 +298,6 @@ class Run(Background):
         leaves early also leaves a checkpoint behind, unless several processes would have to write it together.
         The folder belongs to this process from the call to the end of the events; InputError if it is another one's.
         """
-        if self._broken:
-            raise InputError(f"an update of {self.folder} was broken off halfway: Run.resume it from its checkpoint")
         return self._events(self.precision.team.first_does(self._take))
 
     def _events(self, owner: Owner | None) -> Iterator[Event]:
@@ -331,6 +329,8 @@ class Run(Background):
         self._check_there()
         owner = Owner(self.folder)
         try:
+            if self._broken:
+                raise InputError(f"an update of {self.folder} was broken off halfway: Run.resume it")
             if self._stamp() != self._newest:
                 raise InputError(f"{self.folder} has gone on since this Run was made: Run.resume it")
             if self._read_from and self._read_from.name == BEFORE:

@@ -382,14 +382,16 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         self.best = state["best"]
         self.state = None
-        parts = [*itertools.chain(*state["hidden"]), *(rows for rows in state["memory"] if rows is not None)]
+        hidden, memory = state["hidden"], state["memory"]
+        parts = [*itertools.chain(*hidden), *(rows for rows in memory if rows is not None)]
         streams = self.config.batch_size, self.model.config.d_model
-        if len(state["hidden"]) not in (0, len(self.model.blocks)) or any(part.shape[1:] != streams for part in parts):
+        fits = len(hidden) == len(memory) and len(hidden) in (0, len(self.model.blocks))
+        if not fits or any(part.shape[1:] != streams for part in parts):
             raise ValueError("a state of other streams")
-        if state["hidden"]:
+        if hidden:
             self.state = State(
-                tuple((self._own(h), self._own(c)) for h, c in state["hidden"]),
-                tuple(None if rows is None else self._own(rows) for rows in state["memory"]),
+                tuple((self._own(h), self._own(c)) for h, c in hidden),
+                tuple(None if rows is None else self._own(rows) for rows in memory),
             )
         self._window = None
         self.window_generator.set_state(state["window_random"])
