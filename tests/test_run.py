@@ -113,10 +113,10 @@ def test_a_device_that_is_gone_is_replaced_and_said(make, monkeypatch, capsys):
 def test_a_run_from_before_formats_were_kept_is_resumed(make, monkeypatch):
     expected = make("b")
     make("a", 13)
-    content, config = load_checkpoint("a"), json.loads(Path("a/config.json").read_text())
+    content, config = load_checkpoint("a"), json.loads(Path("a/config.json").read_text(encoding="utf-8"))
     del content["formats"], content["config"]["begun"], config["begun"]
     save_checkpoint(Path("a") / NEWEST, content)
-    Path("a/config.json").write_text(json.dumps(config))
+    Path("a/config.json").write_text(json.dumps(config), encoding="utf-8")
     monkeypatch.setattr("shalab.device.bfloat16_pays", lambda: False)
     run = Run.resume("a")
     list(run.events())
@@ -423,11 +423,11 @@ def test_a_damaged_configuration_is_one_sentence(make, capsys, content):
     make("a", 13)
     path = Path("a/config.json")
     if isinstance(content, str):
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         config |= {"further": {"x": 1}, "seed": {"seed": "x"}, "NaN": {"model": {"d_model": math.nan}}}[content]
         content = json.dumps(config).encode()
     path.write_bytes(content)
-    Path("a/result.json").write_text("{}")
+    Path("a/result.json").write_text("{}", encoding="utf-8")
     for command in (["train", "--resume", "--out", "a"], ["export", "a", "b"]):
         assert main(command) == 2
         error = capsys.readouterr().err
@@ -449,7 +449,8 @@ def test_numbers_that_json_lacks_are_null(make):
     for event in run.events():
         if isinstance(event, StepEvent) and event.step == 3:
             hook.remove()
-    lines = [json.loads(line, parse_constant=pytest.fail) for line in Path("a/metrics.jsonl").read_text().splitlines()]
+    text = Path("a/metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
     norms = [line["grad_norm"] for line in lines if line["event"] == "step"]
     assert norms[:3] == [None] * 3 and all(norm > 0 for norm in norms[3:])
     assert lines == run.metrics()
@@ -513,13 +514,13 @@ def test_a_run_killed_before_its_first_line_goes_on_either_way(make, capsys, pat
         shutil.copy("a/config.json", name)
     list((resumed := Run.resume("b")).events())
     same(make("c"), resumed)
-    Path("c/config.json").write_text('{"of": "another program"}')
+    Path("c/config.json").write_text('{"of": "another program"}', encoding="utf-8")
     before = contents("c")
     with pytest.raises(InputError, match="c already holds a run"):
         make("c")
     assert contents("c") == before
     os.mkdir("d")
-    Path("d/sample.txt").write_text("mine")
+    Path("d/sample.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="d holds sample.txt already: name another --out"):
         make("d")
 
@@ -634,11 +635,11 @@ def test_a_folder_that_is_not_ones_own_is_one_sentence(make, monkeypatch, capsys
 
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
     file = tmp_path / "x"
-    file.write_text("old")
+    file.write_text("old", encoding="utf-8")
     with pytest.raises(ZeroDivisionError), replacing(file) as part:
         part.write(b"half")
         raise ZeroDivisionError
-    assert file.read_text() == "old" and os.listdir(tmp_path) == ["x"]
+    assert file.read_text(encoding="utf-8") == "old" and os.listdir(tmp_path) == ["x"]
 
 
 # The end of a run
@@ -807,7 +808,7 @@ def test_an_export_tells_no_path(make, tmp_path):
         everything = b"".join(archive.read(name) for name in archive.namelist())
     everything += b"".join(file.read_bytes() for file in Path("b").iterdir())
     assert str(tmp_path).encode() not in everything and b"own.txt" in everything
-    assert json.loads(Path("b/config.json").read_text())["data"] == "own.txt"
+    assert json.loads(Path("b/config.json").read_text(encoding="utf-8"))["data"] == "own.txt"
     assert load_checkpoint("b")["config"]["data"] == "own.txt" and b"Infinity" not in everything
     assert sorted(os.listdir("b")) == ["checkpoint.pt", "config.json", "metrics.jsonl", "result.json"]
     assert main(["eval", "b"]) == 0  # own.txt is here
@@ -822,7 +823,7 @@ def test_an_export_that_fails_leaves_nothing(make, monkeypatch, capsys, fault):
     if fault == "read-only":
         monkeypatch.setattr(Path, "mkdir", lambda *_, **__: os.close(os.open("/proc/nothing", os.O_CREAT)))
     elif fault == "file in the way":
-        Path("file").write_text("mine")
+        Path("file").write_text("mine", encoding="utf-8")
         out = "file/b"
     else:
         Path("a/result.json").write_bytes(b"\xff{")

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    "errors metrics corpus download batches parallel device dropout lstm attention boom induction model optim "
+    "errors files metrics corpus download batches parallel device dropout lstm attention boom induction model optim "
     "evaluate generate checkpoint train presets plan run cli"
 ).split()
 
