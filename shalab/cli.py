@@ -20,7 +20,7 @@ from shalab.device import DEVICES, DTYPES, Precision, keep_freed_memory, print_a
 from shalab.download import fetch
 from shalab.errors import InputError
 from shalab.evaluate import dynamic_evaluate, evaluate, warmup_bytes
-from shalab.files import replacing, write_text
+from shalab.files import write_text
 from shalab.generate import as_text, generate
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN
@@ -369,8 +369,7 @@ def report(run: Run, result: dict) -> None:
     lines += ["full-size results on enwik8, as published"]
     lines += [f"{f'{name}, {size}':<56}{'':>9}{test:>9.3f}" for name, test, size in PUBLISHED]
     print("\n".join(lines))
-    with replacing(run.folder / "curve.png") as file:
-        plots.save(plots.learning_curve(run.metrics(), {"xz -9e": xz}), file)
+    plots.save(plots.learning_curve(run.metrics(), {"xz -9e": xz}), run.folder / "curve.png")
     model = load_model(run.folder)
     prompt = run.corpus.split("train")[-100:].tobytes()
     text = "".join(as_text(generate(run.precision.place(model), prompt, 1000, run.precision, seed=result["seed"])))

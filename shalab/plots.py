@@ -4,7 +4,6 @@ import base64
 import html
 import io
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -14,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
-from shalab.errors import InputError
+from shalab.files import replacing
 
 # Okabe & Ito's palette: told apart by readers with any colour vision.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
@@ -116,16 +115,8 @@ def benchmark(results: dict) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """As PNG; whole or not at all."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        try:
-            part.write_bytes(png(figure))
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}): make room or name another folder") from error
+    with replacing(Path(path)) as file:
+        file.write(png(figure))
 
 
 def finite(value: float | None) -> float | None:
