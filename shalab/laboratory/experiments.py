@@ -287,7 +287,7 @@ def value_gate(steps: int = 600, every: int = 5, seeds: tuple[int, ...] = (0, 1,
     return {"steps": list(range(0, steps + 1, every)), "rows": rows}
 
 
-def backoff(steps: int = 800, seeds: tuple[int, ...] = (0, 1, 2), part: Part = _compute) -> dict:
+def backoff(steps: int = 200, seeds: tuple[int, ...] = (0, 1, 2), part: Part = _compute) -> dict:
     """Small models with a head and without, from the paper's start and from the copier's, all at one rate.
 
     runs: start, seed and n_parameters; valid and test, and if there is a head, both with a silent one.
