@@ -189,6 +189,29 @@ def lamb_control(
             "long_steps": long_steps, "longer": longer}  # fmt: skip
 
 
+def lamb_laptop(n_bytes: int = 1_200_000, seeds: tuple[int, ...] = (0,), part: Part = _compute) -> dict:
+    """The laptop preset by its own optimizer, and by Adam without bias correction at a quarter of the rate.
+
+    scores[optimizer]: valid and test per seed
+    """
+    preset = find_preset("laptop")
+    recipe = replace(preset.train, sample_bytes=0)
+    recipes = {
+        "min-trust LAMB, 5e-3": recipe,
+        "Adam without bias correction, 1.25e-3": replace(recipe, lr=recipe.lr / 4 / _ABOVE_ALL, min_trust=_ABOVE_ALL),
+    }
+
+    def run(name: str, seed: int) -> dict[str, float]:
+        torch.manual_seed(seed)
+        steps, precision = updates(n_bytes, recipe), Precision.pick("cpu", "float32")
+        trainer = Trainer(SHARNN(preset.model), open_corpus(), recipes[name], precision, steps, seed)
+        finish(trainer)
+        return _scores(trainer)
+
+    scores = {name: [part(f"{name}, seed {seed}", partial(run, name, seed)) for seed in seeds] for name in recipes}
+    return {"n_bytes": n_bytes, "seeds": seeds, "scores": scores}
+
+
 def _tail(losses: list[float], steps: int) -> float | None:
     """Mean of the last tenth of `steps`; None if training broke off."""
     tail = losses[-(steps // 10) :]
@@ -361,6 +384,7 @@ def _rounded(x: torch.Tensor) -> list[float]:
 
 EXPERIMENTS: dict[str, Callable[..., dict]] = {
     "backoff": backoff, "boom": boom, "induction": induction, "lamb": lamb, "lamb_control": lamb_control,
+    "lamb_laptop": lamb_laptop,
     "trust": trust, "value_gate": value_gate,
 }  # fmt: skip
 
