@@ -203,7 +203,7 @@ def lamb_laptop(n_bytes: int = 1_200_000, seeds: tuple[int, ...] = (0, 1, 2), pa
 
     def run(name: str, seed: int) -> dict[str, float]:
         torch.manual_seed(seed)
-        steps, precision = updates(n_bytes, recipe), Precision.pick("cpu", "float32")
+        steps, precision = updates(n_bytes, recipe), Precision.pick("cpu")
         trainer = Trainer(SHARNN(preset.model), open_corpus(), recipes[name], precision, steps, seed)
         finish(trainer)
         return _scores(trainer)
@@ -379,7 +379,7 @@ def induction(
     return {"seeds": seeds, "lr": {name: lr for name, (_, lr) in starts.items()}, "curves": curves}
 
 
-def copier(n_bytes: int = 1_200_000, seeds: tuple[int, ...] = (0, 1, 2), part: Part = _compute) -> dict:
+def copier(n_bytes: int = 600_000, seeds: tuple[int, ...] = (0, 1, 2), part: Part = _compute) -> dict:
     """What of the copier's start brings its gain at the laptop's size: the preset as it is, without the copier, and
     with parts of it: a head that sees its window only, and the LSTMs as the copier's start sets them, without a head.
 
@@ -402,7 +402,7 @@ def copier(n_bytes: int = 1_200_000, seeds: tuple[int, ...] = (0, 1, 2), part: P
         model = SHARNN(config)
         if name == "a copier's LSTMs, no head":
             _without_head(model)
-        steps, precision = updates(n_bytes, recipe), Precision.pick("cpu", "float32")
+        steps, precision = updates(n_bytes, recipe), Precision.pick("cpu")
         trainer = Trainer(model, open_corpus(), replace(recipe, lr=lr), precision, steps, seed)
         finish(trainer)
         return _scores(trainer)
