@@ -2,6 +2,7 @@
 # make fresh  puts another copy beside it
 # make run    trains the laptop preset in the terminal
 # make test   runs all tests            make bench  measures speed and learning beside what it is compared with
+# make torture  hours of what a run may meet: kills, odd arguments, broken invariants, an hour of training
 # make test-gpu  runs what only a GPU can prove
 # make html   the course as pages that need no network, in build/html
 # make notebooks  runs the notebooks again and stores their outputs
@@ -14,9 +15,11 @@ PYTHON ?= python3
 PRESET ?= laptop
 DATA ?= enwik6
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+TORTURE := endurance killed arguments properties mutations run download corpus dashboard
 RUN_ARGS := $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED))
 
-.PHONY: lab fresh run test test-gpu bench html notebooks clean
+.PHONY: lab fresh run test torture test-gpu bench html notebooks clean
 
 lab: .venv/ready
 	$(BIN)/python -m shalab.course lab $(LAB_ARGS)
@@ -28,7 +31,10 @@ run: .venv/ready
 	$(BIN)/shalab train --preset $(PRESET) --data $(DATA) $(RUN_ARGS)
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+torture: .venv/ready
+	HYPOTHESIS_PROFILE=torture $(PYTEST) $(addprefix tests/test_,$(addsuffix .py,$(TORTURE)))
 
 test-gpu: .venv/ready
 	$(BIN)/python -m pytest -rs -s -m gpu tests/test_gpu.py

@@ -14,12 +14,13 @@ from shalab.device import Precision
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# One fixed choice of examples, seconds in all; HYPOTHESIS_PROFILE=torture looks for hours, each time elsewhere.
+# One fixed choice of examples, seconds in all; `make torture` looks for hours, each time elsewhere.
 # Fixtures: those of the tests in question hold nothing that an example changes.
 _common = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 settings.register_profile("default", max_examples=50, derandomize=True, database=None, **_common)
 settings.register_profile("torture", max_examples=10_000, **_common)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+TORTURE = os.environ.get("HYPOTHESIS_PROFILE") == "torture"  # make torture
+settings.load_profile("torture" if TORTURE else "default")
 
 
 @pytest.fixture(autouse=True)

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import TORTURE
 
 from shalab.presets import PRESETS, Budget
 from shalab.run import Run
 from shalab.train import EvalEvent
 from shalab.widgets import Dashboard
 
-MINUTES = 60 if os.environ.get("HYPOTHESIS_PROFILE") == "torture" else 0.15
+MINUTES = 60 if TORTURE else 0.15
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

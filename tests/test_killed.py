@@ -1,17 +1,17 @@
 """A run that is killed and resumed, wherever it stands, ends with the bits of one that nobody disturbed."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import TORTURE
 
 from shalab.checkpoint import load_checkpoint
 
-KILLS = 200 if os.environ.get("HYPOTHESIS_PROFILE") == "torture" else 6
+KILLS = 200 if TORTURE else 6
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the attempts are forks")

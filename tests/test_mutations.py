@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import TORTURE
 
 ROOT = Path(__file__).parents[1]
 
@@ -107,7 +108,7 @@ MUTATIONS = {
 }  # fmt: skip
 
 FEW = ("a query sees nothing after itself", "a checkpoint appears whole or not at all")
-TRIED = MUTATIONS if os.environ.get("HYPOTHESIS_PROFILE") == "torture" else FEW
+TRIED = MUTATIONS if TORTURE else FEW
 
 
 def test_every_mutation_has_its_place():

@@ -1,4 +1,4 @@
-"""What holds whatever the sizes, the text and the settings. HYPOTHESIS_PROFILE=torture tries 10,000 of each."""
+"""What holds whatever the sizes, the text and the settings. `make torture` tries 10,000 of each."""
 
 import dataclasses
 import inspect
