@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -165,12 +166,19 @@ def test_a_run_that_learns_is_nobody_elses(make):
 
 
 def test_a_started_run_is_not_trained_by_a_loop_beside(make, precision):
-    expected, run = make("b"), make("a", 0)
-    run.start(lambda event: isinstance(event, StepEvent) and event.step == 3 and run.pause())
+    expected, run, held = make("b"), make("a", 0), threading.Event()
+
+    def hold(event):
+        if isinstance(event, StepEvent) and event.step == 3:
+            run.pause()
+            held.set()
+
+    run.start(hold)
     with refused("a"):
         run.events()
     with pytest.raises(InputError, match="not complete"):
         run.finish()
+    assert held.wait(60)
     run.proceed()
     run.wait()
     run.start()
