@@ -48,7 +48,9 @@ class Compressor:
 COMPRESSORS = {
     "gzip -9": Compressor(lambda: zlib.compressobj(9, wbits=31), 1 << 20, "the last 32 kB"),
     "bzip2 -9": Compressor(lambda: bz2.BZ2Compressor(9), 899_981, "the last 800 to 850 kB", blocks=True),
-    "xz -9e": Compressor(lambda: lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME), 64 << 20, "the last 67 MB"),
+    "xz -9e": Compressor(
+        lambda: lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME), 64 << 20, "all that precedes, up to 67 MB"
+    ),
 }
 PIECE = 100_000  # bytes of a slice that share a block with what precedes them
 
@@ -64,7 +66,8 @@ def compressor_bpc(data: np.ndarray, begin: int, end: int, compressor: str) -> f
     """Bits per byte of data[begin:end] given what precedes it, as far as the compressor can look back.
 
     That is the size of prefix and slice together less the size of the prefix. A compressor that works in blocks takes
-    the slice in pieces, each in one block with as much of what precedes it as fits.
+    the slice in pieces, each in one block with as much of what precedes it as fits. A somewhat
+    shorter prefix moves bzip2 by up to 0.05 on enwik6, up or down.
     """
     method, longer = COMPRESSORS[compressor], 0
     for low in range(begin, end, PIECE if method.blocks else end - begin):

@@ -61,3 +61,28 @@ def test_the_complete_run_begun_twice_trains_once(tmp_path):
     begun = "first = run; assert first._thread.is_alive()"
     ended = "print(first._thread.is_alive(), first is run, run.trainer.step)"
     assert run("06", ["cell-02", "cell-04", begun, "cell-02", ended], tmp_path)[4] == "False False 0\n"
+
+
+def test_an_interrupt_during_the_pause_leaves_the_complete_run_training(tmp_path):
+    """The cell's second sleep is interrupted; were the run still paused then, `await run` would never end."""
+    interrupted = """
+import threading, time
+sleep = time.sleep
+def interrupt(seconds):
+    if seconds == 1 and threading.current_thread() is threading.main_thread():
+        raise KeyboardInterrupt
+    sleep(seconds)
+time.sleep = interrupt
+async def cell_06():
+    {}
+try:
+    await cell_06()
+except KeyboardInterrupt:
+    time.sleep = sleep
+await run
+print(run.trainer.step)
+"""
+    path = next(path for path in course.notebooks() if path.name.startswith("06"))
+    (cell,) = (cell.source for cell in nbformat.read(path, as_version=4).cells if cell.id == "cell-06")
+    steps = ["cell-02", "cell-04", interrupted.format(cell.replace("\n", "\n    "))]
+    assert run("06", steps, tmp_path)[-1] == "150\n"

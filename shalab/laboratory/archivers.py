@@ -2,8 +2,11 @@
 
 python -m shalab.laboratory.archivers --out assets/results/archivers.json
 
-They go on learning while they read a slice; a model does only with `dynamic_evaluate`. Needs `zpaq` (Debian's package
-of that name) and `pip install pyppmd`, and takes some minutes.
+They go on learning while they read a slice; a model does only with `dynamic_evaluate`, which reads valid and then test
+in one pass. Of zpaq's archive its own index is a part that grows, too: with `-fragment 11` valid costs 1.508 instead of
+1.513, and the learning model's lead is 0.02 on valid and 0.04 on test. PPMd's variant I gives 1.691 and 2.254.
+
+Needs `zpaq` (Debian's package of that name) and `pip install pyppmd`, and takes some minutes.
 """
 
 import argparse
