@@ -95,7 +95,7 @@ class Team:
         distributed.gather_object(x, parts)
         return parts or []
 
-    def leave(self, code: int) -> None:
+    def leave(self, code: int = 0) -> None:
         """Ends this process with this exit code, if it is one of several.
 
         At once: gloo's threads outlive the group, and an interpreter that shuts down around them aborts now and then
