@@ -31,7 +31,7 @@ class Boom(nn.Module):
         if not plain_linear(self.widen):
             return fold(drop(gelu(self.widen(x)), self.dropout), d_model)
         # gelu(u) = silu(1.702 u) / 1.702: with the inner factor before the matrix and the outer one behind the fold,
-        # the widest tensor is passed over once instead of four times.
+        # silu passes over the widest tensor once, where gelu's three operations do so three times.
         x = F.silu(F.linear(1.702 * x, self.widen.weight, 1.702 * self.widen.bias))  # (..., H)
         return fold(drop(x, self.dropout), d_model) / 1.702
 

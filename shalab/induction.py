@@ -3,8 +3,8 @@
 Text repeats itself: what follows often followed the same bytes before. A head that finds such a place and reads what
 came next is an induction head (Olsson et al. 2022, arXiv 2209.11895). Its query says "these bytes were read last" and
 must meet a row of the memory that says "before my byte, these were read". Here a row is key and value at once and no
-matrix stands before it: what it says, the LSTM must have put there. Training finds that late or not at all, and has
-learned a short text by heart meanwhile. So training starts from it.
+matrix stands before it: what it says, the LSTM must have put there. So training starts from it. In the short
+runs here training did not reach the score of this start; whether it finds copying later was not measured.
 
 A quarter of the D units each; the last quarter stays as drawn:
 

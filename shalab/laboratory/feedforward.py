@@ -11,7 +11,7 @@ from shalab.model import SHARNN
 
 
 class FeedForward(nn.Module):
-    """(..., D) -> (..., D): widen to H, then a matrix back to D (Vaswani et al. 2017, section 3.3)."""
+    """(..., D) -> (..., D): widen to H, then a matrix back to D (Vaswani et al. 2017, section 3.3; here with gelu)."""
 
     def __init__(self, d_model: int, d_inner: int, dropout: float):
         super().__init__()
