@@ -14,7 +14,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -66,8 +66,9 @@ class Tokenizer:
         return b"".join(self.pieces[i] for i in ids)
 
     def dictionary(self) -> bytes:
-        """The pieces in order, each after its length: all that a receiver needs to make a BPE tokenizer again."""
-        return b"".join(len(piece).to_bytes(2, "big") + piece for piece in self.pieces)
+        """BPE's pieces in order, each after its length: with the 256 bytes that come first and that every receiver has,
+        all that makes the tokenizer again."""
+        return b"".join(len(piece).to_bytes(2, "big") + piece for piece in self.pieces[256:])
 
 
 def train_tokenizer(kind: str, text: bytes, vocab_size: int, normalise: Callable[[bytes], bytes] = bytes) -> Tokenizer:
@@ -236,7 +237,8 @@ def judge(attack, text: bytes, known: bytes = b"") -> Claim:
     """What a stranger's tokenizer and model claim about a text that they have not seen.
 
     attack: encode(bytes) -> ids, decode(ids) -> bytes, predict(ids so far) -> (V,) probabilities, and a dictionary in
-    bytes if it needs one. The receiver, who decodes and predicts, is a copy made before the text was shown.
+    bytes if it needs one. The receiver, who decodes and predicts, is a copy of the object made before the text was
+    shown; what the attack writes on its class or into globals is shared with the copy, and is not caught.
     known: what a repair or a dictionary may be compressed with, the training text.
     """
     receiver = copy.deepcopy(attack)
@@ -280,14 +282,42 @@ def long_words(text: bytes, least: int) -> list[tuple[int, int]]:
 
 
 @lru_cache(maxsize=1)
-def spelled(train: bytes, text: bytes) -> np.ndarray:
-    """(M,) nats of each word if a model of bytes, counted on `train`, spells it and says where it ends.
+def speller(train: bytes) -> NGram:
+    """A model of bytes, counted on `train`, that says where a word ends, too.
 
-    It knows all of the text before the word, as a receiver does. Of orders 4 to 7 this one costs least on the last
-    20,000 bytes of the notebook's training text, counted on the rest.
+    Of orders 4 to 7 this one costs least on the last 20,000 bytes of the notebook's training text, counted on the rest.
     """
-    model = NGram(with_ends(train), 257, order=5)
-    return grouped(model.nats(with_ends(text)), word_lengths(text) + 1)
+    return NGram(with_ends(train), 257, order=5)
+
+
+def spelled(train: bytes, text: bytes, known: Iterable[bytes] = ()) -> np.ndarray:
+    """(M,) nats of each word if the `speller` spells it, after all of the text before the word.
+
+    known: words that the receiver knows it is not, so that the others share their probability. They get NaN.
+    """
+    model, ids, lengths, known = speller(train), with_ends(text).tolist(), word_lengths(text) + 1, set(known)
+    following = defaultdict(set)  # how a known word goes on after each of its beginnings
+    for word in known:
+        for place, token in enumerate((*word, END)):
+            following[word[:place]].add(token)
+
+    @cache
+    def excluded(begun: bytes, context: tuple[int, ...]) -> float:
+        """The probability that a known word comes of what has begun."""
+        return sum(
+            model.probability(token, context)
+            * (1 if token == END else excluded(begun + bytes([token]), (*context, token)[1 - model.order :]))
+            for token in sorted(following[begun])
+        )
+
+    nats = grouped(model.nats(ids), lengths)
+    for place, (end, length) in enumerate(zip(np.cumsum(lengths), lengths, strict=True)):
+        begin = end - length
+        if bytes(ids[begin : end - 1]) in known:
+            nats[place] = np.nan
+        else:
+            nats[place] += np.log(1 - excluded(b"", tuple(ids[max(0, begin - model.order + 1) : begin])))
+    return nats
 
 
 def with_ends(text: bytes) -> np.ndarray:
@@ -368,19 +398,20 @@ def _characters(text: bytes, change: Callable[[str], str]) -> bytes:
 def score(name: str, tokenizer: Tokenizer, train: bytes, text: bytes, dictionary: bytes = b"") -> Claim:
     """What a trigram model over a tokenizer's tokens, trained on `train`, claims about `text`.
 
-    Words that have no token are `spelled` in the repair.
+    Words that have no token are `spelled` in the repair, for a receiver who knows that they are none of those that do.
     """
     ids, lengths = tokenizer.cut(text)
     nats = NGram(tokenizer.encode(train), len(tokenizer.pieces)).nats(ids)
     if tokenizer.kind != "word":
         return Claim(name, text, nats, tokenizer.decode(ids), dictionary, train)
     unknown = ids == tokenizer.pieces.index(UNKNOWN.encode())
+    repair = spelled(train, text, {*tokenizer.pieces} - {UNKNOWN.encode()})[unknown]
     ends = np.cumsum(lengths)
     decoded = b"".join(
         text[end - n : end] if spelt else tokenizer.pieces[i]
         for i, spelt, end, n in zip(ids, unknown, ends, lengths, strict=True)
     )
-    return Claim(name, text, nats, decoded, dictionary, train, spelled(train, text)[unknown])
+    return Claim(name, text, nats, decoded, dictionary, train, repair)
 
 
 def deterministic_splitting(text: bytes, nats: np.ndarray, longest: int) -> Claim:

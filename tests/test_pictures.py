@@ -202,9 +202,11 @@ def test_widgets(make):
     assert "\ufffd" not in widget.summary() and "nan" not in widget.summary()
 
 
-def test_claims_of_one_name_have_a_bar_each():
-    bars = WIDGETS["claims of one name"]().picture().axes[0].patches
-    assert len({bar.get_y() for bar in bars}) == 2
+def test_claims_of_one_name_have_a_dot_and_a_bar_each():
+    published, honest = WIDGETS["claims of one name"]().picture().axes
+    (dots,) = published.lines
+    assert len({*dots.get_ydata()}) == 2 == len({bar.get_y() for bar in honest.patches})
+    assert dots.get_xdata() == pytest.approx(np.exp([1, 9]))
 
 
 def test_pictures_of_pieces_inside_a_character_show_their_bytes():

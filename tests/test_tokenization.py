@@ -260,6 +260,17 @@ def test_the_table_names_what_was_kept_quiet():
     assert "dictionary" in second and "repair" in second and f"{honest_bits_per_byte(lossy):.3f}" in second
 
 
+def unless_known(speller, before, begun, known):
+    """(257,) how likely each byte is to go on with a word that is none of those with a token."""
+    p = speller.predict([*before, *begun])
+    for word in known:
+        if [*word[: len(begun)]] == begun:
+            rest = [*word[len(begun) :], tk.END]
+            contexts = ([*before, *begun, *rest[:n]] for n in range(len(rest)))
+            p[rest[0]] -= math.prod(map(speller.probability, rest, contexts))
+    return p.clip(1e-15)
+
+
 def receive(choose, n, train, tokenizer, size):
     """A receiver's whole work: n tokens, and the words that have none, from distributions and a choice in each."""
     model = NGram(tokenizer.encode(train), size)
@@ -269,7 +280,7 @@ def receive(choose, n, train, tokenizer, size):
         ids.append(choose(model.predict(ids)))
         if tokenizer.kind == "word" and tokenizer.pieces[ids[-1]] == b"<unk>":
             word = []
-            while (byte := choose(speller.predict([*tk.with_ends(text), *word]))) != tk.END:
+            while (byte := choose(unless_known(speller, [*tk.with_ends(text)], word, tokenizer.pieces[1:]))) != tk.END:
                 word.append(byte)
             text += bytes(word)
         else:
@@ -336,6 +347,21 @@ def test_a_word_without_a_token_is_spelled_by_hand():
     assert claim.name == "2 words" and claim.decoded == b"b aa" and len(claim.repair) == 2
 
 
+def test_a_word_that_is_none_of_the_known_ones_is_spelled_for_less():
+    """Each known word's probability by itself; the words that are left share what it leaves."""
+    train, text, known = b"an ant an owl an ant", b" an owl as ox", {b" an", b" ant", b" as"}
+    model = NGram(tk.with_ends(train), 257, order=5)
+    before = tk.with_ends(b" an owl as").tolist()
+    p = [math.exp(-model.nats([*before, *word, tk.END])[len(before) :].sum()) for word in known]
+    freely, knowing = tk.spelled(train, text), tk.spelled(train, text, known)
+    assert 0.1 < sum(p) < 1 and knowing[3] == pytest.approx(freely[3] + math.log(1 - sum(p)))
+    assert np.isnan(knowing).tolist() == [True, False, True, False]
+
+
+def test_a_tokenizer_of_single_bytes_needs_no_dictionary():
+    assert tk.trained_on_the_text(noise(307, 8), noise(307, 9), 256).bits()["dictionary"] == 0
+
+
 def test_a_vocabulary_is_named_by_the_words_it_has():
     assert tk.closed_vocabulary(b"an owl an", b"an owl", 997).name == "4 words"  # with <unk>
 
@@ -362,7 +388,7 @@ def test_what_is_known_makes_a_repair_and_a_dictionary_cheap():
 def test_a_dictionary_makes_the_tokenizer_again(english):
     """The two parts of each piece are what the merges before it make of it."""
     told = train_tokenizer("bpe", english, 331).dictionary()
-    pieces = []
+    pieces = list(train_tokenizer("bpe", b"any", 256).pieces)  # every receiver has the bytes
     while told:
         n = int.from_bytes(told[:2], "big")
         pieces, told = [*pieces, told[2 : 2 + n]], told[2 + n :]

@@ -2,6 +2,7 @@
 
 import traitlets
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from shalab.errors import InputError
 from shalab.plots import BLUE, GREEN, GREY, ORANGE, drawable, finite
@@ -38,10 +39,17 @@ class ClaimDial(Widget):
         places = range(len(self.rows))
         figure = Figure(figsize=(9, 0.45 * len(self.rows) + 1.3), layout="constrained")
         published, honest = figure.subplots(1, 2, sharey=True)
-        bars = published.barh(places, [row["perplexity"] or 1 for row in self.rows], color=GREY)
-        published.bar_label(bars, [above(row["perplexity"]) for row in self.rows], padding=3)
-        published.set(xlabel="published: perplexity per token", xscale="log")
-        published.margins(x=0.25)
+        # Dots, for a bar has no length on an axis without a zero.
+        perplexities = [row["perplexity"] or 1 for row in self.rows]
+        published.plot(perplexities, places, "o", color=GREY)
+        for place, perplexity in zip(places, perplexities, strict=True):
+            published.annotate(
+                above(self.rows[place]["perplexity"]), (perplexity, place), xytext=(0, 5), textcoords="offset points",
+                ha="center", fontsize="small",
+            )  # fmt: skip
+        # From a little below 1, the least that a perplexity can be.
+        published.set(xlabel="published: perplexity per token", xscale="log", xlim=(0.6, 6 * max(perplexities)))
+        published.xaxis.set_minor_formatter(NullFormatter())
         left = [0.0] * len(self.rows)
         for part, color in zip(self.rows[0]["parts"], (BLUE, GREEN, ORANGE, GREY), strict=True):
             width = [row["parts"][part] for row in self.rows]
