@@ -312,7 +312,7 @@ def value_gate(steps: int = 600, every: int = 5, seeds: tuple[int, ...] = (0, 1,
 
 
 def backoff(steps: int = 200, seeds: tuple[int, ...] = (0, 1, 2), part: Part = _compute) -> dict:
-    """Small models with a head and without, from the paper's start and from the copier's, all at one rate.
+    """Small models with a head and without, with the copier's start and without it ("the paper's"), all at one rate.
 
     runs: start, seed and n_parameters; valid and test, and if there is a head, both with a silent one.
     """
@@ -357,8 +357,8 @@ def _scores(trainer: Trainer) -> dict[str, float]:
 def induction(
     n_bytes: int = 1_200_000, seeds: tuple[int, ...] = (0, 1), evaluations: int = 8, part: Part = _compute
 ) -> dict:
-    """The laptop preset from the paper's initialisation, at the learning rate that the search found for it, and as it
-    is, with a head that starts as a copier.
+    """The laptop preset without the copier ("as the paper"), at the learning rate that the search found for it, and as
+    it is, with a head that starts as a copier.
 
     curves[start]: per seed a list of (bytes read, valid bits per byte).
     """
