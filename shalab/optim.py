@@ -13,13 +13,16 @@ from shalab.errors import ABOVE_0, AT_LEAST_0, RATE, refuse, wrong
 class Lamb(Optimizer):
     """LAMB (You et al. 2019) with a floor under the trust ratio (Merity 2019).
 
-        m = b1 m + (1 - b1) g;   v = b2 v + (1 - b2) g^2        no bias correction
+        m = b1 m + (1 - b1) g;   v = b2 v + (1 - b2) g^2
         u = m / (sqrt(v) + eps) + weight_decay w
         r = min(|w|, 10) / |u|, 1 where either norm is 0;   r = max(r, min_trust)
         w = w - lr r u
 
     A tensor with a small norm moves by a small step under LAMB: at an initialisation near zero it can
-    barely leave. The floor lets it. min_trust=None is ordinary LAMB.
+    barely leave unless the rate is high. The floor lets it. min_trust=None is LAMB without a floor.
+
+    You et al. correct the bias of m and v; Merity's version, this one, does not. Without a floor that correction
+    cancels in r u, but for eps and weight_decay. The step is then lr min(|w|, 10) long.
 
     After a step, `state[p]` holds the 0-dimensional tensors weight_norm (clamped), update_norm and
     trust_ratio of each parameter p beside its moments.

@@ -198,7 +198,6 @@ def test_experiments_write_what_the_notebooks_read(tmp_path, monkeypatch):
         "lamb": partial(experiments.lamb, lrs=(1e-2, 1e30), warmups=(0, 2, 3), init_scales=(0.5,), steps=10),
         "lamb_control": partial(experiments.lamb_control, steps=10, seeds=(3,), long_steps=10),
         "lamb_laptop": partial(experiments.lamb_laptop, n_bytes=1000),
-        "copier": partial(experiments.copier, n_bytes=1000, seeds=(0,)),
         "cuts": partial(experiments.cuts, steps=2, seeds=(0,)),
         "trust": partial(experiments.trust, steps=6, recorded=3),
         "value_gate": partial(experiments.value_gate, steps=2, every=1, seeds=(0,)),

@@ -312,7 +312,7 @@ def value_gate(steps: int = 600, every: int = 5, seeds: tuple[int, ...] = (0, 1,
 
 
 def backoff(steps: int = 200, seeds: tuple[int, ...] = (0, 1, 2), part: Part = _compute) -> dict:
-    """Small models with a head and without, from the paper's start and from the copier's, all at one rate.
+    """Small models with a head and without, with the copier's start and without it ("the paper's"), all at one rate.
 
     runs: start, seed and n_parameters; valid and test, and if there is a head, both with a silent one.
     """
@@ -379,41 +379,6 @@ def induction(
     return {"seeds": seeds, "lr": {name: lr for name, (_, lr) in starts.items()}, "curves": curves}
 
 
-def copier(n_bytes: int = 600_000, seeds: tuple[int, ...] = (0, 1, 2), part: Part = _compute) -> dict:
-    """What of the copier's start brings its gain at the laptop's size: the preset as it is, without the copier, and
-    with parts of it: a head that sees its window only, and the LSTMs as the copier's start sets them, without a head.
-
-    scores[start]: lr; valid and test per seed
-    """
-    preset = find_preset("laptop")
-    recipe = replace(preset.train, sample_bytes=0)
-    without = replace(preset.model, induction=False)
-    starts = {
-        "without the copier": (without, 1e-2),
-        "without the copier, no head": (replace(without, attention_layers=()), 1e-2),
-        "a copier": (preset.model, recipe.lr),
-        "a copier that sees its window only": (replace(preset.model, max_context=0), recipe.lr),
-        "a copier's LSTMs, no head": (preset.model, recipe.lr),
-    }
-
-    def run(name: str, seed: int) -> dict[str, float]:
-        config, lr = starts[name]
-        torch.manual_seed(seed)
-        model = SHARNN(config)
-        if name == "a copier's LSTMs, no head":
-            _without_head(model)
-        steps, precision = updates(n_bytes, recipe), Precision.pick("cpu")
-        trainer = Trainer(model, open_corpus(), replace(recipe, lr=lr), precision, steps, seed)
-        finish(trainer)
-        return _scores(trainer)
-
-    runs = [(name, part(f"{name}, seed {seed}", partial(run, name, seed))) for seed in seeds for name in starts]
-    scores = {
-        name: {"lr": lr, "runs": [run for of, run in runs if of == name]} for name, (_, lr) in starts.items()
-    }  # fmt: skip
-    return {"n_bytes": n_bytes, "seeds": seeds, "scores": scores}
-
-
 def cuts(steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2), window: int = 64, part: Part = _compute) -> dict:
     """A small model without attention, trained twice: its LSTMs' state is carried from window to window, or every
     window starts from zeros. Each is then read both ways on the first 49,152 bytes of the valid split.
@@ -446,7 +411,7 @@ def _rounded(x: torch.Tensor) -> list[float]:
 
 
 EXPERIMENTS: dict[str, Callable[..., dict]] = {
-    "backoff": backoff, "boom": boom, "copier": copier, "cuts": cuts, "induction": induction, "lamb": lamb,
+    "backoff": backoff, "boom": boom, "cuts": cuts, "induction": induction, "lamb": lamb,
     "lamb_control": lamb_control, "lamb_laptop": lamb_laptop, "trust": trust, "value_gate": value_gate,
 }  # fmt: skip
 
