@@ -31,11 +31,14 @@ def test_kills_at_random_moments_cost_nothing(tmp_path, text):
 
 
 def outcome(run):
-    """Every tensor's bytes of the checkpoint, every line of the record but for its times, and the scores."""
+    """Every tensor's bytes of the checkpoint, the record but for times and the stops themselves, and the scores."""
     content = load_checkpoint(run)
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    lines = [{key: value for key, value in line.items() if key != "elapsed_s"} for line in metrics]
+    lines = [
+        {key: value for key, value in line.items() if key != "elapsed_s"}
+        for line in metrics if line["event"] not in ("checkpoint", "end")
+    ]  # fmt: skip
     return (
         _bytes({key: value for key, value in content.items() if key not in ("config", "elapsed_s")}),
         lines,

@@ -172,7 +172,7 @@ def test_torchrun_restarts_from_the_last_checkpoint(path, tmp_path):
     output, errors = launcher.communicate(timeout=240)
     assert launcher.returncode == 0, errors
     assert [line["step"] for line in lines(out)] == list(range(1, 701))
-    assert output.count("bits per byte") == 1 and (out / "result.json").exists()
+    assert output.count("\nbits per byte") == 1 and (out / "result.json").exists()
 
 
 def test_two_processes_agree_on_the_length_of_a_run_of_minutes(path, tmp_path):

@@ -7,7 +7,7 @@ the numbers are the processor's own.
 
 import torch
 
-from shalab import SHARNN, device
+from shalab import SHARNN, State, device
 
 _MAY_MIX = {torch.Tensor.__getitem__, torch.Tensor.__setitem__, torch.Tensor.copy_}
 
@@ -37,6 +37,10 @@ def _tensors(x):
 
 
 def _home(x):
+    if isinstance(x, State):
+        return State(*map(_home, x))
+    if isinstance(x, tuple):
+        return tuple(map(_home, x))
     return x.as_subclass(torch.Tensor) if isinstance(x, Elsewhere) else x
 
 
@@ -72,7 +76,7 @@ def forward(self, x, *arguments, **options):
     there = getattr(self, "elsewhere", False)
     if isinstance(x, Elsewhere) != there:
         raise RuntimeError(f"the model is {'elsewhere' if there else 'at home'}, its input is not")
-    out = _forward(self, _home(x), *arguments, **options)
+    out = _forward(self, *map(_home, (x, *arguments)), **options)
     return (_elsewhere(out[0]), *out[1:]) if there else out
 
 
