@@ -79,7 +79,7 @@ MUTATIONS = {
     ),
     "the best weights are those with the lowest score": (
         "train.py", "best = bpc < self.best_bpc", "best = True",
-        "test_train.py::test_finish_scores_the_best_weights",
+        "test_train.py::test_the_best_weights_are_those_with_the_lowest_score",
     ),
     "what holds up an update is no training time": (
         "train.py", "took = min(took, 10 *", "took = min(took, 10_000 *",

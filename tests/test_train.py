@@ -129,6 +129,15 @@ def test_accumulated_windows_are_one_update(text, precision):
     assert trainer.n_bytes == 2 * 17 * 5
 
 
+def test_the_best_weights_are_those_with_the_lowest_score(text, precision, monkeypatch):
+    scores = iter([3.0, 2.0, 2.5])
+    monkeypatch.setattr("shalab.evaluate.evaluate", lambda *_, **__: next(scores))
+    trainer = make_trainer(text, precision)
+    events = [event for event in trainer.events() if isinstance(event, EvalEvent)]
+    assert [event.best for event in events] == [True, True, False] and trainer.best_bpc == 2.0
+    assert any((trainer.best[name] != now).any() for name, now in trainer.model.state_dict().items())
+
+
 def test_cool_down_begins_from_the_best_weights(text, precision):
     trainer = make_trainer(text, precision, total_steps=37)
     for event in trainer.events():
