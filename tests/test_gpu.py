@@ -3,11 +3,13 @@
 import dataclasses
 import time
 
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 from torch.nn import functional as F
 
-from shalab import SHARNN, ModelConfig
+from shalab import SHARNN, ModelConfig, course
 from shalab.checkpoint import load_checkpoint
 from shalab.corpus import load_corpus
 from shalab.device import Precision
@@ -135,3 +137,12 @@ def test_memory_is_what_plan_says(checkpoint_blocks):
     found = torch.cuda.max_memory_allocated()
     print(f"peak {found / 1e9:.2f} GB, plan {predicted / 1e9:.2f} GB")
     assert 0.7 * predicted < found < 1.1 * predicted
+
+
+@pytest.mark.parametrize("path", course.notebooks(), ids=lambda path: path.stem)
+def test_a_notebook_runs_on_the_card(path, tmp_path):
+    """Its figures are those of another machine; `make test` compares them."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(
+        notebook, timeout=course.CELL_TIMEOUT_S, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()

@@ -2,9 +2,9 @@
 
 python -m shalab.laboratory.experiments boom --out assets/results/boom.json
 
-All of them train on enwik6 with fixed seeds, on the CPU, and none sees its test slice before training is over. What is
-done so far lies in FILE.parts beside the file: the same command goes on from there. Delete it when the experiment has
-changed.
+All of them train on enwik6 with fixed seeds, on the CPU unless they say otherwise, and none sees its test slice before
+training is over. What is done so far lies in FILE.parts beside the file: the same command goes on from there. Delete it
+when the experiment has changed.
 """
 
 import argparse
@@ -311,37 +311,45 @@ def value_gate(steps: int = 600, every: int = 5, seeds: tuple[int, ...] = (0, 1,
     return {"steps": list(range(0, steps + 1, every)), "rows": rows}
 
 
-def backoff(steps: int = 200, seeds: tuple[int, ...] = (0, 1, 2), part: Part = _compute) -> dict:
-    """Small models with a head and without, with the copier's start and without it ("the paper's"), all at one rate.
+def backoff(
+    n_bytes: int = 1_200_000,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    lrs: tuple[float, ...] = (5e-3, 1e-2, 2e-2),
+    part: Part = _compute,
+) -> dict:
+    """The laptop preset with a head and without, with the copier's start and without it ("the paper's"), each at every
+    rate, on a GPU if there is one.
 
-    runs: start, seed and n_parameters; valid and test, and if there is a head, both with a silent one.
+    runs: start, lr, seed and n_parameters; valid and test, and if there is a head, both with a silent one.
     """
-    paper = replace(_SMALL, max_context=256, init_scale=1.0)
-    copier = replace(paper, induction=True)
+    preset = find_preset("laptop")
+    recipe = replace(preset.train, sample_bytes=0)
+    steps = updates(n_bytes, recipe)
     starts = {
-        "the paper's": paper,
-        "the paper's, no head": replace(paper, attention_layers=()),
-        "a copier": copier,
-        "a copier that sees its window only": replace(copier, max_context=0),
-        "a copier's LSTMs, no head": copier,
+        "the paper's": replace(preset.model, induction=False),
+        "the paper's, no head": replace(preset.model, induction=False, attention_layers=()),
+        "a copier": preset.model,
+        "a copier that sees its window only": replace(preset.model, max_context=0),
+        "a copier's LSTMs, no head": preset.model,
     }
 
-    def run(name: str, seed: int) -> dict:
+    def run(name: str, lr: float, seed: int) -> dict:
         torch.manual_seed(seed)
         model = SHARNN(starts[name])
         if name == "a copier's LSTMs, no head":
             _without_head(model)
-        trainer = _trainer(model, steps, seed)
+        trainer = Trainer(model, open_corpus(), replace(recipe, lr=lr), Precision.pick(), steps, seed)
         finish(trainer)
-        found = {"start": name, "seed": seed, "n_parameters": model.n_parameters, **_scores(trainer)}
+        found = {"start": name, "lr": lr, "seed": seed, "n_parameters": model.n_parameters, **_scores(trainer)}
         if heads := [block.attention for block in model.collapse().blocks if block.attention is not None]:
             for head in heads:
                 head.value_gate.vector.data.zero_()
             found["silent"] = _scores(trainer)
         return found
 
-    runs = [part(f"{name}, seed {seed}", partial(run, name, seed)) for seed in seeds for name in starts]
-    return {"n_bytes": steps * 16 * 64, "seeds": seeds, "runs": runs}
+    arms = [(name, lr, seed) for seed in seeds for name in starts for lr in lrs]
+    runs = [part(f"{name}, {lr:g}, seed {seed}", partial(run, name, lr, seed)) for name, lr, seed in arms]
+    return {"n_bytes": n_bytes, "seeds": seeds, "device": Precision.pick().device.type, "runs": runs}
 
 
 def _scores(trainer: Trainer) -> dict[str, float]:
