@@ -23,6 +23,11 @@ TORTURE = os.environ.get("HYPOTHESIS_PROFILE") == "torture"  # make torture
 settings.load_profile("torture" if TORTURE else "default")
 
 
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are cores: many tests wait for a browser or a process."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(autouse=True)
 def isolated(tmp_path, monkeypatch):
     """No test sees the user's cache or working folder, or another test's random state."""

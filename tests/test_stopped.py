@@ -18,13 +18,22 @@ Run.events = until_3
 """
 
 
+SHORT_SPLITS = """
+from shalab import corpus
+from shalab.corpus import Corpus
+WHOLE = Corpus.bounds.func
+Corpus.bounds = property(lambda self: {name: (begin, begin + 5_000 if name != "train" else end)
+                                       for name, (begin, end) in WHOLE(self).items()})
+"""
+
+
 def run(number, steps, folder):
     """Printed text of each step: the id of one of the notebook's cells, or source of our own."""
     path = next(path for path in course.notebooks() if path.name.startswith(number))
     cells = {cell.id: cell.source for cell in nbformat.read(path, as_version=4).cells}
-    notebook = new_notebook(cells=[new_code_cell(cells.get(step, step)) for step in steps])
+    notebook = new_notebook(cells=[new_code_cell(cells.get(step, step)) for step in [SHORT_SPLITS, *steps]])
     NotebookClient(notebook, kernel_name="python3", timeout=300, resources={"metadata": {"path": folder}}).execute()
-    return ["".join(output.get("text", "") for output in cell.outputs) for cell in notebook.cells]
+    return ["".join(output.get("text", "") for output in cell.outputs) for cell in notebook.cells[1:]]
 
 
 def test_start_here_says_that_training_was_stopped_and_draws_no_infinite_bar(tmp_path):

@@ -65,6 +65,8 @@ _SHORT = TrainConfig(
     evaluations=1, sample_bytes=0,
 )  # fmt: skip
 
+READING = {"window": 64, "n_streams": 50, "context": 1024}
+
 # As a floor it is above every ratio: all tensors take the same multiple of Adam's direction without bias correction.
 _ABOVE_ALL = 2.0**30
 
@@ -349,15 +351,15 @@ def backoff(
 
     arms = [(name, lr, seed) for seed in seeds for name in starts for lr in lrs]
     runs = [part(f"{name}, {lr:g}, seed {seed}", partial(run, name, lr, seed)) for name, lr, seed in arms]
-    return {"n_bytes": n_bytes, "seeds": seeds, "device": Precision.pick().device.type, "runs": runs}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else Precision.pick().device.type
+    return {"n_bytes": n_bytes, "seeds": seeds, "device": device, "runs": runs}
 
 
 def _scores(trainer: Trainer) -> dict[str, float]:
     """Valid and test, in windows of 64: a head without memory sees no more than while it learned."""
     corpus = load_corpus("enwik6")
-    reading = {"window": 64, "n_streams": 50, "context": 1024}
     return {
-        split: round(evaluate(trainer.model, corpus.data, *corpus.bounds[split], trainer.precision, **reading), 4)
+        split: round(evaluate(trainer.model, corpus.data, *corpus.bounds[split], trainer.precision, **READING), 4)
         for split in ("valid", "test")
     }
 
@@ -387,9 +389,11 @@ def induction(
     return {"seeds": seeds, "lr": {name: lr for name, (_, lr) in starts.items()}, "curves": curves}
 
 
-def cuts(steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2), window: int = 64, part: Part = _compute) -> dict:
+def cuts(
+    steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2), window: int = 64, n_read: int = 49_152, part: Part = _compute
+) -> dict:
     """A small model without attention, trained twice: its LSTMs' state is carried from window to window, or every
-    window starts from zeros. Each is then read both ways on the first 49,152 bytes of the valid split.
+    window starts from zeros. Each is then read both ways on the first `n_read` bytes of the valid split.
 
     by_place[trained][read]: per seed the mean bits of the first, second, ... byte of a window.
     """
@@ -404,8 +408,8 @@ def cuts(steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2), window: int = 64,
                 trainer.state = None
             trainer.update()
         begin, _ = trainer.corpus.bounds["valid"]
-        scored = trainer.model, trainer.corpus.data, begin, begin + 49_152, trainer.precision, window
-        (cut,) = charges(*scored, n_streams=49_152 // window, context=0)  # (T, S)
+        scored = trainer.model, trainer.corpus.data, begin, begin + n_read, trainer.precision, window
+        (cut,) = charges(*scored, n_streams=n_read // window, context=0)  # (T, S)
         carried = torch.cat(list(charges(*scored, n_streams=16, context=1024)), 1)
         return {read: _rounded(nats.mean(1) / NATS_PER_BIT) for read, nats in (("carried", carried), ("cut", cut))}
 
