@@ -291,7 +291,7 @@ def _created(options, team: Team) -> Run:
     )
     given = _given(options, "minutes", "steps", "epochs")
     data = options.data or "enwik6"
-    folder = Path(options.out) if options.out else _next_folder(f"{name}-{Path(data).name}")
+    folder = Path(options.out) if options.out else _next_folder(f"{name}-{Path(data).resolve().name}")
     return Run.create(folder, name, preset, data, options.seed or 0, Budget(**given) if given else None, precision)
 
 
@@ -360,16 +360,18 @@ def report(run: Run, result: dict) -> None:
     print(f"comparing with compressors, given what they can use of the bytes before ({seen}) ...", flush=True)
     rivals = baselines(run.corpus.data, run.corpus.bounds) | archivers(run.corpus)
     rows = [(name, *scores) for name, scores in rivals.items()]
-    xz = next(valid for name, valid, _ in rows if name.startswith("xz"))
     rows.append((f"this model, {result['n_parameters']:,} parameters", result["valid_bpc"], result["test_bpc"]))
     rows.sort(key=lambda row: -row[2])
     lines = [f"{'bits per byte':<56}{'valid':>9}{'test':>9}"]
-    lines += [f"{name:<56}{valid:>9.3f}{test:>9.3f}" for name, valid, test in rows]
+    digits = {name: 2 for name, compressor in COMPRESSORS.items() if compressor.blocks}  # its cut moves the third
+    for name, *scores in rows:
+        lines.append(f"{name:<56}" + "".join(f"{score:>9.{digits.get(name, 3)}f}" for score in scores))
     lines += ["a compressor goes on learning while it is tested; this model does so with `shalab eval RUN --dynamic`"]
     lines += ["full-size results on enwik8, as published"]
     lines += [f"{f'{name}, {size}':<56}{'':>9}{test:>9.3f}" for name, test, size in PUBLISHED]
     print("\n".join(lines))
-    plots.save(plots.learning_curve(run.metrics(), {"xz -9e": xz}), run.folder / "curve.png")
+    reference = {name: rivals[name][0] for name in ["xz -9e"] if name in rivals}
+    plots.save(plots.learning_curve(run.metrics(), reference), run.folder / "curve.png")
     model = load_model(run.folder)
     prompt = run.corpus.split("train")[-100:].tobytes()
     text = "".join(as_text(generate(run.precision.place(model), prompt, 1000, run.precision, seed=result["seed"])))

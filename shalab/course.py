@@ -177,7 +177,10 @@ def execute(path: Path) -> None:
     What a widget would need to go on is left out: in a fresh clone its picture is shown instead.
     """
     path.open("rb+").close()  # what cannot be written is told before anything is computed
-    notebook = nbformat.read(path, as_version=4)
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except nbformat.reader.NotJSONError:
+        raise InputError(f"{path} is no notebook: expected a .ipynb file") from None
     step_s, before = step_cpu_s(), os.times()
     run_all(notebook)
     after = os.times()

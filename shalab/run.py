@@ -28,7 +28,7 @@ import torch
 from shalab.checkpoint import BEFORE, NEWEST, VERSION, export_weights, model_config, newest, save_checkpoint
 from shalab.corpus import SOURCES, Corpus, canonical, load_corpus
 from shalab.device import Precision, dismiss_helpers
-from shalab.errors import InputError
+from shalab.errors import SEED, InputError, refuse, wrong
 from shalab.evaluate import evaluate
 from shalab.files import Owner, WriteError, notice, write_text, writing
 from shalab.metrics import NATS_PER_BIT
@@ -214,6 +214,7 @@ class Run(Background):
     ) -> "Run":
         """A new run in `folder`, which must not hold one, nor be inside what is read."""
         folder, precision, budget = Path(folder), precision or Precision.pick(), budget or preset.budget
+        refuse(wrong(SEED, seed=seed))
         _check_free(folder, data)
         corpus = load_corpus(data)
         total_steps = budget.total_steps(len(corpus.split("train")), preset.train, seed)
@@ -490,6 +491,8 @@ def _read_config(folder: Path) -> RunConfig:
     try:
         return RunConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
+        if (folder / NEWEST).exists():
+            raise InputError(f"{path} is missing: a checkpoint alone does not say how to go on") from None
         raise InputError(f"{folder} holds no run to resume: leave out --resume") from None
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror})") from error

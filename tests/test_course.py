@@ -174,3 +174,10 @@ def test_the_check_of_the_machine_names_every_notebook(stored, monkeypatch, caps
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].split() == ["00_a", "1.5", "minutes"]
     assert any("2 parameters" in line for line in lines) and any("1,000,000 bytes" in line for line in lines)
+
+
+def test_what_is_no_notebook_is_refused_by_name_and_left_alone(tmp_path, capsys):
+    path = tmp_path / "notes.ipynb"
+    path.write_text("no JSON", encoding="utf-8")
+    assert course.main(["execute", str(path)]) == 2
+    assert "notes.ipynb is no notebook" in capsys.readouterr().err and path.read_text(encoding="utf-8") == "no JSON"
