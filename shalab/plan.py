@@ -32,8 +32,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from shalab.attention import CHUNK, KEPT
 from shalab.errors import ABOVE_0, InputError, refuse, wrong
+from shalab.fast.attention import CHUNK, KEPT
 from shalab.model import SHARNN, ModelConfig
 from shalab.presets import Preset
 from shalab.train import TrainConfig

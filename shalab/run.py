@@ -27,9 +27,10 @@ import torch
 
 from shalab.checkpoint import BEFORE, NEWEST, VERSION, export_weights, model_config, newest, save_checkpoint
 from shalab.corpus import SOURCES, Corpus, canonical, load_corpus
-from shalab.device import Precision, dismiss_helpers
+from shalab.device import Precision
 from shalab.errors import SEED, InputError, refuse, wrong
 from shalab.evaluate import evaluate
+from shalab.fast.process import dismiss_helpers
 from shalab.files import Owner, WriteError, notice, write_text, writing
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN, ModelConfig

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from shalab.corpus import load_corpus
-from shalab.device import Precision, keep_freed_memory
+from shalab.device import Precision
+from shalab.fast.process import keep_freed_memory
 from shalab.laboratory.search import open_corpus
 from shalab.laboratory.timing import full_state
 from shalab.model import SHARNN, ModelConfig

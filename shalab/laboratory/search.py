@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 
 from shalab.corpus import Corpus, load_corpus
-from shalab.device import Precision, keep_freed_memory
+from shalab.device import Precision
 from shalab.errors import InputError
+from shalab.fast.process import keep_freed_memory
 from shalab.laboratory.gpt import GPTConfig, GPTTrainer
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN, ModelConfig
