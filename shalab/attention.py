@@ -51,7 +51,7 @@ def split_heads(x: Tensor, n_heads: int) -> Tensor:
     return x.unflatten(-1, (n_heads, -1)).flatten(1, 2)
 
 
-def last(x: Tensor, n: int) -> Tensor:
+def last_rows(x: Tensor, n: int) -> Tensor:
     """The last n rows of x, all of them if it has fewer; none for n <= 0, where x[-0:] would be everything."""
     return x[max(0, len(x) - max(0, n)) :]
 
@@ -89,7 +89,7 @@ class AttentionHead(nn.Module):
         memory       (M, B, D), without gradient; None at the beginning of a text
         max_context  rows of memory and window that attention sees; a longer window still sees all of itself
         """
-        memory = window[:0].detach() if memory is None else last(memory, max_context - len(window))
+        memory = window[:0].detach() if memory is None else last_rows(memory, max_context - len(window))
         context = torch.cat([memory, window])  # (K, B, D)
         q = torch.sigmoid(self.query_gate) * self.norm_query(self.query(h))  # (T, B, D)
         k = torch.sigmoid(self.key_gate) * context
@@ -98,6 +98,6 @@ class AttentionHead(nn.Module):
         q, k, v = (split_heads(x, self.n_heads).transpose(0, 1) for x in (q, k, v))  # (B N, T or K, D / N)
         weights = attention_weights(q / math.sqrt(q.shape[-1]), k)  # (B N, T, K)
         read = drop(weights, self.dropout) @ v  # (B N, T, D / N)
-        memory = last(context.detach(), max_context)
+        memory = last_rows(context.detach(), max_context)
         weights = weights.unflatten(0, (-1, self.n_heads)) if need_weights else None
         return read.transpose(0, 1).reshape(h.shape), memory, weights

@@ -11,44 +11,22 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from shalab import SHARNN, InputError, Lamb, ModelConfig, course, plots
+from shalab import SHARNN, InputError, ModelConfig, course, plots
 from shalab.corpus import Corpus, load_corpus
+from shalab.door import plain
 from shalab.dropout import Dropout
 from shalab.laboratory import bench, experiments, scaling, search
 from shalab.laboratory.bench import GPT_RECIPE, LAPTOP, as_markdown, multiply_adds
 from shalab.laboratory.feedforward import FeedForward, with_feed_forward
 from shalab.laboratory.gpt import GPT, GPTConfig, GPTTrainer
-from shalab.laboratory.plain import PlainLamb, PlainSHARNN
 
 
-@pytest.mark.parametrize("n_heads", [1, 3])
-def test_the_plain_path_is_the_fast_path_without_dropout(n_heads):
-    """Logits, memory, gradients and the weights after LAMB, over windows that fill the memory; in float64."""
-    config = ModelConfig(251, 21, 63, 3, n_heads, (1,), 23, 0.0, 0.0, 0.0, init_scale=1.0)
-    torch.manual_seed(1)
-    fast = SHARNN(config).double().train()
-    plain = PlainSHARNN(config).double().train()
-    plain.load_state_dict(fast.state_dict())
-    paths = []
-    for model, optimizer_type in ((fast, Lamb), (plain, PlainLamb)):
-        optimizer, state, outcomes = optimizer_type(model.parameters(), lr=0.02), None, []
-        for x in torch.randint(251, (4, 8, 5), generator=torch.Generator().manual_seed(3)):
-            logits, state = model(x[:-1], state)
-            optimizer.zero_grad()
-            F.cross_entropy(logits.flatten(0, 1), x[1:].flatten()).backward()
-            outcomes += [logits, state.memory[1], *(p.grad.clone() for p in model.parameters())]
-            optimizer.step()
-        paths.append([*outcomes, *model.parameters()])
-    for a, b in zip(*paths, strict=True):
-        assert (a - b).abs().max() < 1e-10
-
-
-def test_plain_dropout_drops_everywhere_the_fast_path_does():
+def test_plain_dropout_drops_where_the_papers_code_does():
     config = ModelConfig(251, 11, 33, 3, 1, (1,), 23, 0.3, 0.2, 0.25, init_scale=1.0)
-    model = PlainSHARNN(config).train()
+    model = SHARNN(config).train()
     seen = []
     original = F.dropout
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, plain():
         patch.setattr(F, "dropout", lambda x, p, training: seen.append((p, tuple(x.shape))) or original(x, p, training))
         model(torch.zeros(7, 5, dtype=torch.long))
     attention = [(0.25, (7, 5, 11)), (0.25, (7, 5, 11)), (0.25, (5, 7, 7)), (0.25, (7, 5, 11))]

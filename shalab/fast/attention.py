@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from shalab.attention import AttentionHead, attention_mask, last, split_heads
+from shalab.attention import AttentionHead, attention_mask, last_rows, split_heads
 from shalab.door import stands_in_for
 from shalab.fast.conditions import product_dtype
 from shalab.fast.masks import Masks, times
@@ -42,7 +42,7 @@ def attend(
     if need_weights or not isinstance(drop, Masks):
         return NotImplemented
     dtype = product_dtype(window)
-    memory = window[:0].detach() if memory is None else last(memory, max_context - len(window))
+    memory = window[:0].detach() if memory is None else last_rows(memory, max_context - len(window))
     context = torch.cat([memory.to(dtype), window.detach().to(dtype)])  # (K, B, D)
     q, rows, keys = (split_heads(x, head.n_heads) for x in (scaled_query(head, h, drop), window, context))
     if h.device.type == "cpu":
@@ -54,7 +54,7 @@ def attend(
         read = F.scaled_dot_product_attention(
             q.transpose(0, 1), keys, drop(keys, head.dropout), mask, dropout_p=p, scale=1.0
         ).transpose(0, 1)
-    return head.value_gate() * read.reshape(h.shape), last(context, max_context), None
+    return head.value_gate() * read.reshape(h.shape), last_rows(context, max_context), None
 
 
 def scaled_query(head: AttentionHead, h: Tensor, drop: Masks) -> Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from shalab.attention import AttentionHead, OverparameterisedVector, last
+from shalab.attention import AttentionHead, OverparameterisedVector, last_rows
 from shalab.device import Precision
 from shalab.door import stands_in_for
 from shalab.dropout import Dropout
@@ -34,12 +34,12 @@ class RollingMemory:
 
     def __init__(self, rows: Tensor, limit: int):
         self.limit = max(1, limit)
-        self._move(last(rows, self.limit))
+        self._move(last_rows(rows, self.limit))
 
     def append(self, row: Tensor) -> Tensor:
         """row (D,) -> the memory with it, (M, D), a view"""
         if self.end == len(self.buffer):
-            self._move(last(self.buffer, self.limit - 1))
+            self._move(last_rows(self.buffer, self.limit - 1))
         self.buffer[self.end] = row
         self.end += 1
         return self.buffer[max(0, self.end - self.limit) : self.end]
@@ -104,7 +104,7 @@ def _is_stock(block: Block) -> bool:
     """Whether nobody watches or replaced what collapsing would take away."""
     head = block.attention
     return head is None or (
-        type(head) is AttentionHead
+        stock(head, AttentionHead)
         and stock(head.value_gate, OverparameterisedVector)
         and (head.value_gate.linear is None or stock(head.value_gate.linear, nn.Linear))
     )

@@ -8,9 +8,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from shalab.attention import attention_mask
+from shalab.attention import attention_mask, last_rows
 from shalab.errors import InputError
-from shalab.model import last
 from shalab.plots import BLUE, ORANGE
 from shalab.widgets.base import Widget, as_bytes, source
 
@@ -36,10 +35,10 @@ class Reading:
 
 def reading(step: int, bptt: int, max_context: int) -> Reading:
     """The rule of `shalab.model.Block`, applied to positions instead of vectors; step counts from 0."""
-    held = last(range(step * bptt), max_context)
-    memory = last(held, max_context - bptt)
+    held = last_rows(range(step * bptt), max_context)
+    memory = last_rows(held, max_context - bptt)
     window = range(step * bptt, (step + 1) * bptt)
-    return Reading(memory, window, last(range(memory.start, window.stop), max_context))
+    return Reading(memory, window, last_rows(range(memory.start, window.stop), max_context))
 
 
 def kinds(read: Reading) -> np.ndarray:
