@@ -66,18 +66,20 @@ def test_picking_training_and_generating_leave_the_process_as_it_was():
     code = """
 import os, warnings, torch, matplotlib
 import shalab.cli, shalab.plots, shalab.widgets
-from shalab import SHARNN, ModelConfig, device
+from shalab import SHARNN, ModelConfig
+from shalab.device import Precision, _switches
+from shalab.fast import process
 from shalab.corpus import load_corpus
 from shalab.generate import generate
 from shalab.train import TrainConfig, Trainer
-device.ctypes.CDLL = None  # malloc's options are set through it
+process.ctypes.CDLL = None  # malloc's options are set through it
 def look():
-    return (device._switches(), torch._dynamo.config.suppress_errors, torch.get_num_threads(), dict(os.environ),
+    return (_switches(), torch._dynamo.config.suppress_errors, torch.get_num_threads(), dict(os.environ),
             list(warnings.filters), dict(matplotlib.rcParams), torch.is_grad_enabled(), torch.get_default_dtype(),
             torch.backends.mkldnn.enabled, torch.are_deterministic_algorithms_enabled())
 before = look()
 for dtype in ("auto", "float32", "tf32", "bfloat16", "float16"):
-    precision = device.Precision.pick("cpu", dtype)
+    precision = Precision.pick("cpu", dtype)
     model = SHARNN(ModelConfig(256, 8, 16, 2, 1, (0,), 16))
     Trainer(model, load_corpus("enwik6"), TrainConfig(batch_size=2, bptt=4, compile=True), precision, 3)
     list(generate(model, b"a", 3, precision))

@@ -72,7 +72,7 @@ class RollingHead(nn.Module):
         return self.head.value_gate() * read, None, None
 
 
-@stands_in_for(decoder, "rolling memories", "GAIN", "nobody watches or replaced a head")
+@stands_in_for(decoder, "rolling memories", "to be measured", "nobody watches or replaced a head")
 def rolling_decoder(model: SHARNN, prompts: Sequence[bytes], precision: Precision):
     return RollingDecoder(model, prompts, precision) if all(map(_is_stock, model.blocks)) else NotImplemented
 
