@@ -1,7 +1,6 @@
 """What a model is compared with: compressors, counting, and published results. For display only."""
 
 import bz2
-import json
 import lzma
 import zlib
 from collections.abc import Callable
@@ -9,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shalab.corpus import Corpus, assets_dir
+from shalab.bundled import stored_result
+from shalab.corpus import Corpus
 
 BLOCK = 1 << 20
 
@@ -119,7 +119,7 @@ def archivers(corpus: Corpus) -> dict[str, tuple[float, float]]:
 
     Empty for another corpus.
     """
-    found = json.loads((assets_dir() / "results" / "archivers.json").read_text(encoding="utf-8"))
+    found = stored_result("archivers")
     if corpus.sha256 != found["data_sha256"]:
         return {}
     return {name: tuple(row["bpc"]) for name, row in found["archivers"].items()}

@@ -13,8 +13,8 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    "errors files metrics corpus download batches parallel device dropout lstm attention boom induction model optim "
-    "evaluate generate checkpoint train presets plan run cli"
+    "errors files metrics bundled corpus download batches parallel device dropout lstm attention boom induction model "
+    "optim evaluate generate checkpoint train presets plan run cli"
 ).split()
 TOKENIZATION = "tokenizer pieces counting accounts attacks".split()
 
