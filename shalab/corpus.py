@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -79,8 +79,10 @@ class Corpus:
         return len(self.data)
 
     def __str__(self) -> str:
-        where = "" if self.n_files is None else f" in {self.n_files:,} file{'s' * (self.n_files != 1)}"
-        return f"{self.name} ({len(self):,} bytes{where})"
+        if self.n_files is None:
+            return f"{self.name} ({len(self):,} bytes)"
+        files = "1 file" if self.n_files == 1 else f"{self.n_files:,} files"
+        return f"{self.name} ({len(self):,} bytes in {files})"
 
     @cached_property
     def bounds(self) -> dict[str, tuple[int, int]]:
@@ -158,9 +160,8 @@ def reading(path: str | Path, verb: str = "read", remedy: str = "") -> Iterator[
         raise InputError(f"cannot {verb} {error.filename or path} ({error.strerror or error}){remedy}") from error
 
 
-def caching(path: Path):
-    """The same where the cache is written."""
-    return reading(path, "write", f": make room, or name another folder in ${CACHE_VARIABLE}")
+# The same where the cache is written.
+caching = partial(reading, verb="write", remedy=f": make room, or name another folder in ${CACHE_VARIABLE}")
 
 
 def _published(name: str, source: Source) -> np.ndarray:

@@ -60,8 +60,8 @@ class Layer(nn.Module):
         p = self.dropout if self.training else 0.0
         qkv = self.qkv(self.norm_attention(h)).unflatten(-1, (3, self.n_heads, -1))  # (B, T, 3, N, D / N)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, N, T, D / N) each
-        read = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
-        h = h + F.dropout(self.out(read.transpose(1, 2).flatten(2)), p)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
+        h = h + F.dropout(self.out(attended.transpose(1, 2).flatten(2)), p)
         return h + F.dropout(self.narrow(F.gelu(self.widen(self.norm_ff(h)))), p)
 
 

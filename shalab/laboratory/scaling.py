@@ -122,8 +122,8 @@ def fit_and_check(fitted: tuple[Size, ...] = FITTED, held_out: tuple[Size, ...] 
     coefficients = {}
     for key, x in terms.items():
         x, y = np.array(x), np.array([result[key] for result in measured])
-        share = x[: len(fitted)] / y[: len(fitted), None]  # every size's relative error counts alike
-        coefficients[key] = nonnegative(share, np.ones(len(fitted))).tolist()
+        relative = x[: len(fitted)] / y[: len(fitted), None]  # so that every size's relative error counts alike
+        coefficients[key] = nonnegative(relative, np.ones(len(fitted))).tolist()
         for row, predicted, found in zip(rows, x @ coefficients[key], y, strict=True):
             row[key], row[f"predicted_{key}"], row[f"error_{key}"] = found, predicted, predicted / found - 1
     return {"coefficients": coefficients, "sizes": rows}
