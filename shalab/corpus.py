@@ -39,16 +39,12 @@ MIRRORS = (  # tried in this order
 
 @dataclass(frozen=True)
 class Source:
-    """How to know a published corpus, by length and SHA-256, and where to get it.
-
-    mirrors    addresses of its zip archive, in the order in which they are tried
-    prefix_of  another corpus, whose first `n_bytes` bytes it is; it then has no download of its own
-    """
+    """How to know a published corpus, and where to get it."""
 
     n_bytes: int
     sha256: str
-    mirrors: tuple[str, ...] = ()
-    prefix_of: str | None = None
+    mirrors: tuple[str, ...] = ()  # addresses of its zip archive, in the order in which they are tried
+    prefix_of: str | None = None  # a corpus that begins with this one, which then has no download of its own
 
 
 def _archives(name: str) -> tuple[str, ...]:
@@ -65,15 +61,11 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as bytes, with the bounds of its three splits.
-
-    data     (N,) uint8; mapped from its file, so that N may exceed the memory
-    n_files  how many files of a folder were joined; None if it was no folder
-    """
+    """A text as bytes, with the bounds of its three splits."""
 
     name: str
-    data: np.ndarray = field(repr=False)
-    n_files: int | None = None
+    data: np.ndarray = field(repr=False)  # (N,) uint8; mapped from its file, so that N may exceed the memory
+    n_files: int | None = None  # how many files of a folder were joined; None if it was no folder
 
     def __len__(self) -> int:
         return len(self.data)
