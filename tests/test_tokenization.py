@@ -504,6 +504,6 @@ def test_normalisations_by_hand():
 
 def test_denominators_by_hand():
     assert tk.denominators("caf\u00e9 [[a]]\n\nb\n".encode()) == {
-        "bytes": 15, "characters": 14, "words with their spaces": 7, "words between spaces": 3,
+        "bytes": 15, "characters": 14, "words and signs": 7, "words between spaces": 3,
         "the same and line ends": 6,
     }  # fmt: skip

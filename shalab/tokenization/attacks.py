@@ -69,7 +69,7 @@ def denominators(text: bytes) -> dict[str, int]:
     return {
         "bytes": len(text),
         "characters": len(characters),
-        "words with their spaces": len(word_lengths(text)),
+        "words and signs": len(word_lengths(text)),
         "words between spaces": len(text.split()),
         "the same and line ends": len(text.split()) + text.count(b"\n"),
     }
