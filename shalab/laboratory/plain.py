@@ -56,8 +56,8 @@ class PlainSHARNN(SHARNN):
         q, k, v = (split_heads(x, head.n_heads).transpose(0, 1) for x in (q, k, v))  # (B N, T or K, D / N)
         scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B N, T, K)
         weights = scores.masked_fill(~attention_mask(*scores.shape[1:]), -math.inf).softmax(-1)
-        attended = F.dropout(weights, head.dropout, self.training) @ v  # (B N, T, D / N)
-        return attended.transpose(0, 1).reshape(h.shape)
+        read = F.dropout(weights, head.dropout, self.training) @ v  # (B N, T, D / N)
+        return read.transpose(0, 1).reshape(h.shape)
 
 
 class PlainLamb(Optimizer):
