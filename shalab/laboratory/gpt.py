@@ -1,7 +1,7 @@
 """What most readers would have picked instead: a small GPT, after nanoGPT's recipe for a CPU (Karpathy 2022).
 
-Pre-norm blocks, learned positions, tied embeddings, no biases, AdamW, random windows. The sizes are chosen for
-as many parameters as the laptop preset has; learning rate, window and batch were searched for: `assets/search.jsonl`.
+Pre-norm blocks, learned positions, tied embeddings, no biases, AdamW, random windows. The sizes give it as many
+parameters as the laptop preset has. Learning rate, window and batch were searched for: `assets/search.jsonl`.
 """
 
 import math
@@ -92,7 +92,7 @@ class GPT(nn.Module):
 
 
 class GPTTrainer:
-    """`update` and `evaluate`, as of the library's Trainer as far as a comparison needs them."""
+    """As much of the library's Trainer as a comparison needs: `update` and `evaluate`."""
 
     def __init__(
         self, config: GPTConfig, corpus: Corpus, total_steps: int, seed: int = 0, precision: Precision | None = None
@@ -131,8 +131,9 @@ class GPTTrainer:
 
     @torch.no_grad()
     def evaluate(self, split: str = "valid", stride: int | None = None) -> float:
-        """Bits per byte of a split. Windows overlap by all but `stride` bytes, half a window unless told: the smaller
-        it is, the more a byte has before it, and the longer it takes.
+        """Bits per byte of a split. Windows overlap by all but `stride` bytes, by default half a window.
+
+        The smaller the stride, the more text each byte has before it, and the longer the evaluation takes.
         """
         self.model.eval()
         window = self.config.window
