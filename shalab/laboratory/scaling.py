@@ -1,8 +1,8 @@
 """How cost grows: `python -m shalab.laboratory.scaling`.
 
-Fits the formulas of `shalab.plan` to small models and checks them on larger ones; measures cost against context, several
-processes against one, and a file of a gigabyte. Writes a .json file for each, and context.png, into --out. Every
-measurement has a process of its own, one after the other; memory is measured on Linux only.
+Fits the formulas of `shalab.plan` to small models and checks them on larger ones; measures cost against context,
+several processes against one, and a file of a gigabyte. Writes a .json file for each, and context.png, into --out.
+Every measurement has a process of its own, one after the other; memory is measured on Linux only.
 """
 
 import argparse
