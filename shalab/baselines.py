@@ -100,7 +100,10 @@ def unigram_bpc(data: np.ndarray, begin: int, end: int) -> float:
 
 def _histogram(data: np.ndarray) -> np.ndarray:
     """(256,) counts. Block by block, since numpy widens what it counts to 64 bits."""
-    return sum(np.bincount(data[i : i + BLOCK], minlength=256) for i in range(0, len(data), BLOCK))
+    counts = np.zeros(256, np.int64)
+    for begin in range(0, len(data), BLOCK):
+        counts += np.bincount(data[begin : begin + BLOCK], minlength=256)
+    return counts
 
 
 def baselines(data: np.ndarray, bounds: dict[str, tuple[int, int]]) -> dict[str, tuple[float, float]]:
@@ -108,10 +111,11 @@ def baselines(data: np.ndarray, bounds: dict[str, tuple[int, int]]) -> dict[str,
 
     Splits of less than MEASURABLE bytes are too short to compare compressors, whose files grow by whole bytes.
     """
-    splits = bounds["valid"], bounds["test"]
-    found = {"uniform": (8.0, 8.0), "unigram": tuple(unigram_bpc(data, *split) for split in splits)}
-    for compressor in COMPRESSORS if min(end - begin for begin, end in splits) >= MEASURABLE else ():
-        found[compressor] = tuple(compressor_bpc(data, *split, compressor) for split in splits)
+    valid, test = bounds["valid"], bounds["test"]
+    found = {"uniform": (8.0, 8.0), "unigram": (unigram_bpc(data, *valid), unigram_bpc(data, *test))}
+    if min(end - begin for begin, end in (valid, test)) >= MEASURABLE:
+        for name in COMPRESSORS:
+            found[name] = compressor_bpc(data, *valid, name), compressor_bpc(data, *test, name)
     return found
 
 

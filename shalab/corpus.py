@@ -101,7 +101,7 @@ class Corpus:
 
     @cached_property
     def sha256(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
+        return hashlib.sha256(self.data.data).hexdigest()
 
 
 def cache_dir() -> Path:

@@ -12,7 +12,7 @@ from shalab.model import SHARNN, State
 
 def seconds_in_turns(functions: dict[Hashable, Callable], rounds: int) -> dict[Hashable, list[float]]:
     """Calls all functions in turn, once to warm up and then `rounds` times: name -> seconds that each call took."""
-    taken = {name: [] for name in functions}
+    taken: dict[Hashable, list[float]] = {name: [] for name in functions}
     for turn in range(rounds + 1):
         for name, function in functions.items():
             began = time.perf_counter()

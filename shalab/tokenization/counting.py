@@ -22,12 +22,13 @@ class NGram:
     Where no context is left, all V tokens are equally probable, so nothing is impossible.
     """
 
-    def __init__(self, ids: Sequence[int], vocab_size: int, order: int = 3):
+    def __init__(self, ids: Iterable[int], vocab_size: int, order: int = 3):
         if vocab_size < 1 or order < 1:
             raise InputError(f"vocab_size and order must be at least 1, got {vocab_size} and {order}")
         ids = list(map(int, ids))
         self.vocab_size, self.order = vocab_size, order
-        self._followers = defaultdict(Counter)  # context -> how often each token followed
+        # context -> how often each token followed
+        self._followers: defaultdict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
         for place, token in enumerate(ids):
             for n in range(min(order, place + 1)):
                 self._followers[tuple(ids[place - n : place])][token] += 1
@@ -47,7 +48,7 @@ class NGram:
         """(V,) probabilities of the token after `context`."""
         return np.array([self.probability(token, context) for token in range(self.vocab_size)])
 
-    def nats(self, ids: Sequence[int]) -> np.ndarray:
+    def nats(self, ids: Iterable[int]) -> np.ndarray:
         """(N,) the charge of each token given those before it."""
         ids = list(map(int, ids))
         contexts = (ids[max(0, place - self.order + 1) : place] for place in range(len(ids)))

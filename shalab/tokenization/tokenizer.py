@@ -90,25 +90,29 @@ def train_tokenizer(kind: str, text: bytes, vocab_size: int, normalise: Callable
     # The library would also recognise "<unk>" where a text contains it. A new tokenizer around the same model does not.
     backend = tokenizers.Tokenizer(trained.model)
     backend.pre_tokenizer = trained.pre_tokenizer
-    pieces = (backend.id_to_token(i) for i in range(backend.get_vocab_size()))
+    ids = backend.get_vocab()  # piece -> id
+    pieces = sorted(ids, key=ids.__getitem__)
     if kind == "wordpiece":
-        pieces = (piece.removeprefix(PREFIX) for piece in pieces)
+        pieces = [piece.removeprefix(PREFIX) for piece in pieces]
     return Tokenizer(kind, tuple(piece.encode("latin-1") for piece in pieces), backend, normalise)
 
 
 def _untrained(kind: str, vocab_size: int) -> tuple[models.Model, trainers.Trainer]:
-    common = {"vocab_size": vocab_size, "show_progress": False}
+    trainer: trainers.Trainer
     if kind == "word":
-        return models.WordLevel(unk_token=UNKNOWN), trainers.WordLevelTrainer(special_tokens=[UNKNOWN], **common)
+        trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, show_progress=False, special_tokens=[UNKNOWN])
+        return models.WordLevel(unk_token=UNKNOWN), trainer
     if kind == "bpe":
-        return models.BPE(), trainers.BpeTrainer(initial_alphabet=BYTES, **common)
+        trainer = trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False, initial_alphabet=BYTES)
+        return models.BPE(), trainer
     if kind == "wordpiece":
         inner_bytes = [PREFIX + byte for byte in BYTES]  # listed here, or the library puts them in a random order
-        return (
-            models.WordPiece(max_input_chars_per_word=1_000_000),
-            trainers.WordPieceTrainer(initial_alphabet=BYTES, special_tokens=inner_bytes, **common),
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=vocab_size, show_progress=False, initial_alphabet=BYTES, special_tokens=inner_bytes
         )
-    return models.Unigram(), trainers.UnigramTrainer(initial_alphabet=BYTES, **common)
+        return models.WordPiece(max_input_chars_per_word=1_000_000), trainer
+    trainer = trainers.UnigramTrainer(vocab_size=vocab_size, show_progress=False, initial_alphabet=BYTES)
+    return models.Unigram(), trainer
 
 
 def word_lengths(text: bytes) -> np.ndarray:
