@@ -1,8 +1,10 @@
 """The contestants compute what they claim to, and the search cannot see what it must not."""
 
+import ast
 import json
 import subprocess
 from functools import partial
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from shalab import SHARNN, InputError, ModelConfig, course, plots
+from shalab.bundled import stored_result
 from shalab.corpus import Corpus, load_corpus
 from shalab.door import plain
 from shalab.dropout import Dropout
@@ -19,6 +22,38 @@ from shalab.laboratory import bench, experiments, scaling, search
 from shalab.laboratory.bench import GPT_RECIPE, LAPTOP, as_markdown, multiply_adds
 from shalab.laboratory.feedforward import FeedForward, with_feed_forward
 from shalab.laboratory.gpt import GPT, GPTConfig, GPTTrainer
+
+ROOT = Path(__file__).parents[1]
+
+
+def laboratory_modules(source):
+    """What Python source imports of the laboratory, wherever the import stands: names of its modules."""
+    names = []
+    flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT  # as notebooks have it
+    for node in ast.walk(compile(source, "source", "exec", flags)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "an import by its full name says where it comes from"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return {(name + "...").split(".")[2] for name in names if f"{name}.".startswith("shalab.laboratory.")}
+
+
+def test_the_library_never_imports_the_laboratory():
+    assert laboratory_modules("def f():\n    from shalab import laboratory") == {""}
+    assert laboratory_modules("import shalab.laboratory.gpt") == {"gpt"}
+    files = {path.relative_to(ROOT / "shalab"): path for path in (ROOT / "shalab").rglob("*.py")}
+    imported = {name: laboratory_modules(path.read_text(encoding="utf-8")) for name, path in files.items()}
+    assert imported[Path("laboratory/bench.py")] >= {"gpt", "timing", "widgets"}
+    assert not {name: found for name, found in imported.items() if found and name.parts[0] != "laboratory"}
+
+
+def test_notebooks_run_experiments_and_no_development_tool():
+    """Search, benchmarks, scaling, timing and the GPT are imported by one another and by tests, by nothing else."""
+    for path in [*course.notebooks(), *(course.notebooks_dir() / "solutions").glob("*.ipynb")]:
+        cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        for source in cells:
+            assert laboratory_modules(source) <= {"experiments", "feedforward"}, f"{path.name}: {source}"
 
 
 def test_plain_dropout_drops_where_the_papers_code_does():
@@ -192,7 +227,7 @@ def test_experiments_write_what_the_notebooks_read(tmp_path, monkeypatch):
         monkeypatch.setattr("sys.argv", ["experiments", name, "--out", f"results/{name}.json"])
         experiments.main()
         found = json.loads((tmp_path / "results" / f"{name}.json").read_text(encoding="utf-8"))
-        assert set(found) >= set(experiments.result(name)) and name in found["command"]
+        assert set(found) >= set(stored_result(name)) and name in found["command"]
         if name == "boom":
             boom, wide, even = found["rows"]
             assert [row["d_inner"] for row in found["rows"]] == [32, 32, 16]

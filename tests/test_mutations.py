@@ -102,7 +102,7 @@ MUTATIONS = {
         "test_dashboard.py::test_thinned_keeps_the_first_the_last_and_every_kth",
     ),
     "a length costs what Elias' code takes": (
-        "tokenization.py", "return 2.0 * n.bit_length() - 1", "return 1.0 * n.bit_length()",
+        "tokenization/accounts.py", "return 2.0 * n.bit_length() - 1", "return 1.0 * n.bit_length()",
         "test_tokenization.py::test_length_is_charged_by_elias_code",
     ),
 }  # fmt: skip
