@@ -1,5 +1,7 @@
 """A text coloured by what each byte cost, under one model or several."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import traitlets
@@ -53,7 +55,8 @@ class SurpriseMap(Widget):
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)  # of what can be shown: models, then differences
     n_models = traitlets.Int().tag(sync=True)
     bits = traitlets.Bytes().tag(sync=True)  # float32, (names, N)
-    costly = traitlets.List().tag(sync=True)  # for each name, the bytes with the largest numbers, largest first
+    # for each name, the bytes with the largest numbers, largest first
+    costly: traitlets.List[Any] = traitlets.List().tag(sync=True)
     shown = traitlets.Int(0).tag(sync=True)  # index of names
     cursor = traitlets.Int(0).tag(sync=True)  # index of text
 
