@@ -73,7 +73,7 @@ class SurpriseMap(Widget):
         self.values = np.array(rows + [row - rows[0] for row in rows[1:]])  # (names, N), float64
         super().__init__(
             text=text, names=names, n_models=len(rows), bits=self.values.astype("<f4").tobytes(),
-            costly=[np.argsort(-abs(row), stable=True)[:10].tolist() for row in self.values],
+            costly=[np.argsort(-abs(row), kind="stable")[:10].tolist() for row in self.values],
         )  # fmt: skip
 
     @classmethod
