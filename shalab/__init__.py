@@ -13,4 +13,5 @@ from shalab.errors import InputError  # noqa: E402
 from shalab.model import SHARNN, ModelConfig, State, import_original  # noqa: E402
 from shalab.optim import Lamb  # noqa: E402
 
+__version__ = "0.1.0"  # pyproject.toml reads it here
 __all__ = ["SHARNN", "InputError", "Lamb", "ModelConfig", "State", "import_original"]

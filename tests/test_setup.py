@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import shalab
+
 ROOT = Path(__file__).parents[1]
 ORDER = (
     "errors files metrics bundled corpus download batches parallel device dropout lstm attention boom induction model "
@@ -36,6 +38,12 @@ def test_lock_pins_everything_exactly_and_within_the_bounds():
     for requirement in map(Requirement, wanted + project()["build-system"]["requires"]):
         version = str(pins[requirement.name].specifier).removeprefix("==")
         assert requirement.specifier.contains(version), requirement
+
+
+def test_version_has_one_source():
+    assert "version" not in project()["project"] and project()["project"]["dynamic"] == ["version"]
+    assert project()["tool"]["hatch"]["version"]["path"] == "shalab/__init__.py"
+    assert f"\nversion: {shalab.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def test_conda_takes_the_same_lock_and_python():

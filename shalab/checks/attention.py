@@ -170,11 +170,11 @@ def _vectors(generator):
     _vectors,
     mistakes={
         "c and f swapped": (
-            lambda *arguments: _overparam(*arguments, first="f"),
+            lambda vector, weight, bias: _overparam(vector, weight, bias, first="f"),
             "The first D numbers are c, which goes through tanh; the last D are f, the gate.",
         ),
         "the bare vector goes in": (
-            lambda *arguments: _overparam(*arguments, squash=lambda vector: vector),
+            lambda vector, weight, bias: _overparam(vector, weight, bias, squash=lambda vector: vector),
             "The matrix sees sigmoid(v_s), not v_s.",
         ),
     },

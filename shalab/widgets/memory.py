@@ -1,6 +1,7 @@
 """What the head sees while a text is read window by window: the memory, the causal mask, and what is dropped."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import traitlets
@@ -67,7 +68,7 @@ class MemoryView(Widget):
     step = traitlets.Int().tag(sync=True)
     text = traitlets.Bytes().tag(sync=True)
     spans = traitlets.Dict().tag(sync=True)  # memory, window, kept -> [start, stop]
-    seen = traitlets.List().tag(sync=True)  # (T,) number of context rows that each query sees
+    seen: traitlets.List[Any] = traitlets.List().tag(sync=True)  # (T,) number of context rows that each query sees
     last_step = traitlets.Int().tag(sync=True)  # from then on nothing changes but the positions
 
     def __init__(self, bptt: int = 8, max_context: int = 20, step: int = 2, text: str | bytes | np.ndarray = b""):
