@@ -1,6 +1,7 @@
 """The single head: one full matrix, three static gates, and a memory that stores one vector per byte."""
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,11 @@ def attention_mask(bptt: int, n_keys: int, device: torch.device | None = None) -
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q k^T + mask): q (..., T, D), already scaled, k (..., K, D) -> (..., T, K)"""
     scores = q @ k.mT
-    return scores.masked_fill(~attention_mask(*scores.shape[-2:], scores.device), -math.inf).softmax(-1)
+    mask = attention_mask(q.shape[-2], k.shape[-2], scores.device)
+    return scores.masked_fill(~mask, -math.inf).softmax(-1)
+
+
+Rows = TypeVar("Rows", Tensor, range)
 
 
 def split_heads(x: Tensor, n_heads: int) -> Tensor:
@@ -51,7 +56,7 @@ def split_heads(x: Tensor, n_heads: int) -> Tensor:
     return x.unflatten(-1, (n_heads, -1)).flatten(1, 2)
 
 
-def last_rows(x: Tensor, n: int) -> Tensor:
+def last_rows(x: Rows, n: int) -> Rows:
     """The last n rows of x, all of them if it has fewer; none for n <= 0, where x[-0:] would be everything."""
     return x[max(0, len(x) - max(0, n)) :]
 
@@ -99,5 +104,5 @@ class AttentionHead(nn.Module):
         weights = attention_weights(q / math.sqrt(q.shape[-1]), k)  # (B N, T, K)
         read = drop(weights, self.dropout) @ v  # (B N, T, D / N)
         memory = last_rows(context.detach(), max_context)
-        weights = weights.unflatten(0, (-1, self.n_heads)) if need_weights else None
-        return read.transpose(0, 1).reshape(h.shape), memory, weights
+        seen = weights.unflatten(0, (-1, self.n_heads)) if need_weights else None
+        return read.transpose(0, 1).reshape(h.shape), memory, seen

@@ -176,7 +176,7 @@ def bfloat16_pays(size: int = 1024, rounds: int = 5) -> bool:
     # Without instructions a large product takes seconds: a small one tells, by one thread, since two that share a
     # busy machine wait for each other.
     for n, threads, least in ((size // 8, 1, 0.25), (size, n_threads, 1.3)):
-        taken = {torch.float32: [], torch.bfloat16: []}
+        taken: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
         torch.set_num_threads(threads)
         try:
             for _ in range(rounds):

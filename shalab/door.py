@@ -34,9 +34,11 @@ TRICKS: dict[str, Trick] = {}  # in the order in which they are tried
 def door(plain: Callable) -> Callable:
     """`plain`, or the first trick that stands in for it here. Its equations stay readable as `__wrapped__`."""
 
+    tricks: list[Trick] = []
+
     @functools.wraps(plain, updated=())
     def enter(*args, **kwargs):
-        for trick in enter.tricks:
+        for trick in tricks:
             if not trick.on:
                 continue
             try:
@@ -49,7 +51,7 @@ def door(plain: Callable) -> Callable:
                 return result
         return plain(*args, **kwargs)
 
-    enter.tricks = []
+    vars(enter)["tricks"] = tricks
     return enter
 
 
@@ -58,7 +60,7 @@ def stands_in_for(entry: Callable, name: str, gain: str, where: str) -> Callable
 
     def register(compute: Callable) -> Callable:
         trick = TRICKS[name] = Trick(name, entry.__qualname__, gain, where, compute, not _asked_for_plain())
-        entry.tricks.append(trick)
+        vars(entry)["tricks"].append(trick)
         return compute
 
     return register

@@ -95,9 +95,10 @@ def _continue(model, prompts, n_bytes, precision, temperature, top_k, top_p, see
 
 def read_prompt(model: SHARNN, prompt: bytes, precision: Precision) -> tuple[Tensor, State]:
     """-> logits of the next byte (V,), and the state after the prompt"""
-    ids, state = precision.place(torch.tensor(list(prompt))), None
+    first, *windows = precision.place(torch.tensor(list(prompt))).unsqueeze(1).split(1024)
     with precision.autocast():
-        for window in ids.unsqueeze(1).split(1024):
+        logits, state = model(first)
+        for window in windows:
             logits, state = model(window, state)
     return logits[-1, 0], state
 
@@ -110,8 +111,8 @@ class Decoder:
 
     def __init__(self, model: SHARNN, prompts: Sequence[bytes], precision: Precision):
         self.model, self.precision = precision.place(copy.deepcopy(model).eval()), precision
-        logits, self.states = zip(*(read_prompt(self.model, prompt, precision) for prompt in prompts), strict=True)
-        self.logits = torch.stack(logits)
+        after = [read_prompt(self.model, prompt, precision) for prompt in prompts]
+        self.logits, self.states = torch.stack([logits for logits, _ in after]), [state for _, state in after]
 
     def step(self, ids: Tensor) -> Tensor:
         """The texts' next bytes (B,) -> logits of those after them (B, V)"""

@@ -20,7 +20,8 @@ def recurrent(lstm: nn.Module, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
     hidden: (h, c) of the step before, in any number format; None for zeros.
     """
     if hidden is not None:
-        hidden = tuple(part.to(x.dtype) for part in hidden)
+        h, c = hidden
+        hidden = h.to(x.dtype), c.to(x.dtype)
     # On a CPU, autocast knows no LSTM: there it computes in the format of its weights.
     with torch.autocast("cpu", enabled=False) if x.device.type == "cpu" else nullcontext():
         return lstm(x, hidden)

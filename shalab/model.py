@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from shalab.attention import AttentionHead
+from shalab.attention import AttentionHead, OverparameterisedVector
 from shalab.boom import Boom
 from shalab.dropout import dropout
 from shalab.errors import ABOVE_0, COUNT, FLAG, NATURAL, RATE, InputError, refuse, whole, wrong_fields
@@ -85,11 +85,11 @@ class ModelConfig:
 class State(NamedTuple):
     """What a model carries from window to window, per block, detached from the gradient.
 
-    hidden[l]  the LSTM's (h, c), (1, B, D) each
+    hidden[l]  the LSTM's (h, c), (1, B, D) each; None at the beginning of a text
     memory[l]  (M, B, D), or None for a block without attention
     """
 
-    hidden: tuple[tuple[Tensor, Tensor], ...]
+    hidden: tuple[tuple[Tensor, Tensor] | None, ...]
     memory: tuple[Tensor | None, ...]
 
 
@@ -146,12 +146,13 @@ class SHARNN(nn.Module):
         self.max_context = config.max_context
         self.checkpoint_blocks = False
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        blocks = [Block(config, layer) for layer in range(config.n_layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.decoder = nn.Linear(config.d_model, config.vocab_size)
         self.decoder.weight = self.embedding.weight
         self.apply(self._init)
         if config.induction and not config.collapsed:  # a collapsed model has been trained
-            start_copying(self.blocks)
+            start_copying(blocks)
 
     def _init(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -168,8 +169,8 @@ class SHARNN(nn.Module):
             raise InputError(f"x must be int64 of shape (T, B), got {x.dtype} of shape {tuple(x.shape)}")
         if state is None:
             state = State((None,) * len(self.blocks), (None,) * len(self.blocks))
-        elif state.hidden[0][0].shape[1] != x.shape[1]:
-            raise InputError(f"state is of {state.hidden[0][0].shape[1]} streams, x of {x.shape[1]}")
+        elif state.hidden[0] is not None and (n_streams := state.hidden[0][0].shape[1]) != x.shape[1]:
+            raise InputError(f"state is of {n_streams} streams, x of {x.shape[1]}")
         hidden, memory, weights = [], [], {}
         drop = dropout(self.training)
         again = self.checkpoint_blocks and torch.is_grad_enabled()
@@ -196,9 +197,9 @@ class SHARNN(nn.Module):
 
         The outputs stay the same; each head loses 2D^2 + 2D parameters.
         """
-        for block in self.blocks:
-            if block.attention is not None and not self.config.collapsed:
-                block.attention.value_gate.collapse()
+        for module in self.modules():
+            if isinstance(module, OverparameterisedVector) and not self.config.collapsed:
+                module.collapse()
         self.config = replace(self.config, collapsed=True)
         return self
 

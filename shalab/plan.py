@@ -184,7 +184,7 @@ def plan(preset: Preset, n_train: int, cards: dict[str, Card]) -> list[Plan]:
     steps = budget.total_steps(n_train, preset.train, seed=0)
     for name, card in cards.items():
         seconds = cost.seconds(card)
-        hours = budget.minutes / 60 if steps is None else steps * seconds / 3600
+        hours = steps * seconds / 3600 if steps is not None else (budget.minutes or 0) / 60
         tflop, kb_per_s = 2 * cost.multiply_adds / 1e12, cost.n_bytes / seconds / 1e3
         plans.append(Plan(name, card.memory_gb, cost.peak_bytes / 1e9, tflop, kb_per_s, hours))
     return plans

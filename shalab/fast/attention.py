@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from shalab.attention import AttentionHead, attention_mask, last_rows, split_heads
 from shalab.door import stands_in_for
+from shalab.dropout import Dropout
 from shalab.fast.conditions import product_dtype
 from shalab.fast.masks import Masks, times
 
@@ -57,7 +58,7 @@ def attend(
     return head.value_gate() * read.reshape(h.shape), last_rows(context, max_context), None
 
 
-def scaled_query(head: AttentionHead, h: Tensor, drop: Masks) -> Tensor:
+def scaled_query(head: AttentionHead, h: Tensor, drop: Dropout) -> Tensor:
     """(T, B, D) -> (T, B, D), scaled, and with the keys' gate on it"""
     q = torch.sigmoid(head.query_gate) * head.norm_query(head.query(h))
     return drop(q, head.dropout) * (torch.sigmoid(head.key_gate) / math.sqrt(q.shape[-1] / head.n_heads))

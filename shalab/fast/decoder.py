@@ -19,7 +19,7 @@ from shalab.dropout import Dropout
 from shalab.fast.attention import scaled_query
 from shalab.fast.conditions import stock
 from shalab.generate import decoder, read_prompt
-from shalab.model import SHARNN, Block, State
+from shalab.model import SHARNN, State
 
 # B texts, D width, M bytes in memory, N heads, V vocabulary
 
@@ -72,6 +72,13 @@ class RollingHead(nn.Module):
         return self.head.value_gate() * read, None, None
 
 
+def _beside(hidden: list) -> State:
+    """(h, c) per text and block, (1, 1, D) each -> the state of all texts, its memories elsewhere"""
+    by_block = zip(*hidden, strict=True)
+    pairs = [tuple(torch.cat(parts, 1) for parts in zip(*pairs, strict=True)) for pairs in by_block]
+    return State(tuple((h, c) for h, c in pairs), (None,) * len(pairs))
+
+
 @stands_in_for(decoder, "rolling memories", "to be measured", "nobody watches or replaced a head")
 def rolling_decoder(model: SHARNN, prompts: Sequence[bytes], precision: Precision):
     return RollingDecoder(model, prompts, precision) if all(map(_is_stock, model.blocks)) else NotImplemented
@@ -82,15 +89,13 @@ class RollingDecoder:
 
     def __init__(self, model: SHARNN, prompts: Sequence[bytes], precision: Precision):
         self.model, self.precision = precision.place(copy.deepcopy(model).eval()).collapse(), precision
-        logits, states = zip(*(read_prompt(self.model, prompt, precision) for prompt in prompts), strict=True)
-        self.logits = torch.stack(logits)
+        after = [read_prompt(self.model, prompt, precision) for prompt in prompts]
+        self.logits, states = torch.stack([logits for logits, _ in after]), [state for _, state in after]
         for layer, block in enumerate(self.model.blocks):
             if block.attention is not None:
                 memories = [RollingMemory(state.memory[layer][:, 0], self.model.max_context) for state in states]
                 block.attention = RollingHead(block.attention, memories)
-        pairs = zip(*(state.hidden for state in states), strict=True)
-        hidden = tuple(tuple(torch.cat(parts, 1) for parts in zip(*pair, strict=True)) for pair in pairs)
-        self.state = State(hidden, (None,) * len(hidden))
+        self.state = _beside([state.hidden for state in states])
         self.model.to(precision.row_dtype(len(prompts)))  # autocast would round the weights once more for every byte
 
     def step(self, ids: Tensor) -> Tensor:
@@ -100,9 +105,9 @@ class RollingDecoder:
         return logits[0]
 
 
-def _is_stock(block: Block) -> bool:
+def _is_stock(block: nn.Module) -> bool:
     """Whether nobody watches or replaced what collapsing would take away."""
-    head = block.attention
+    head = getattr(block, "attention", None)
     return head is None or (
         stock(head, AttentionHead)
         and stock(head.value_gate, OverparameterisedVector)

@@ -31,12 +31,12 @@ def fast_recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | Non
     one = len(x) == 1 and not torch.is_grad_enabled()
     if not _plain(lstm) or not (one or x.device.type == "cpu"):
         return NotImplemented
-    dtype = product_dtype(x)
+    flat, dtype = list(lstm.parameters()), product_dtype(x)
     if dtype == torch.float16:  # a CPU has no LSTM in it
-        dtype = lstm.weight_hh_l0.dtype
+        dtype = flat[0].dtype
     with torch.autocast(x.device.type, enabled=False):
         x = x.to(dtype)
-        weights = [weight.to(dtype) for weight in lstm._flat_weights]
+        weights = [weight.to(dtype) for weight in flat]
         if hidden is None:
             hidden = (x.new_zeros(1, *x.shape[1:]),) * 2
         h, c = (part.detach().to(dtype) for part in hidden)  # (1, B, D) each
@@ -50,9 +50,9 @@ def fast_recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | Non
         return y, (h, c)
 
 
-def _plain(lstm: nn.Module) -> bool:
+def _plain(lstm: nn.LSTM) -> bool:
     """Whether it is PyTorch's own LSTM, unwatched, of one layer in one direction, with biases."""
-    return stock(lstm, nn.LSTM) and lstm.num_layers == 1 and len(lstm._flat_weights) == 4 and not lstm.batch_first
+    return stock(lstm, nn.LSTM) and len(list(lstm.parameters())) == 4 and not lstm.batch_first
 
 
 def laid_out(weight: Tensor, n_rows: int) -> Callable[[Tensor], Tensor]:

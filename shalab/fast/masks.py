@@ -57,14 +57,18 @@ class Masks(Dropout):
 
     def draw(self) -> None:
         """Draws the pool, unless it is there: before a block whose masks are to be drawn once more later."""
+        self._drawn()
+
+    def _drawn(self) -> Tensor:
         if self._bytes is None:  # 64-bit draws, eight bytes each; the default range would leave out the sign bit
             self._bytes = torch.empty(POOL // 8, dtype=torch.int64).random_(-(2**63), None).view(torch.uint8).float()
+        return self._bytes
 
     def _slice(self, n: int, p: float, dtype: torch.dtype) -> Tensor:
-        self.draw()
+        drawn = self._drawn()
         if (p, dtype) not in self._pools:
             threshold = min(max(1, round(p * 256)), 255)
-            self._pools[p, dtype] = self._bytes.ge(threshold).to(dtype).mul_(256 / (256 - threshold))
+            self._pools[p, dtype] = drawn.ge(threshold).to(dtype).mul_(256 / (256 - threshold))
         begin = int(torch.randint(POOL - n + 1, ()))
         return self._pools[p, dtype][begin : begin + n]
 
