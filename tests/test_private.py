@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def foreach(name: str, does: str) -> tuple[str, Callable, str, str]:
-    breaks = "no update by LAMB; a loop over the tensors does the same"
+    breaks = "nothing: the plain update of one tensor after the other, slower on a GPU"
     return name, lambda: getattr(torch, name), f"LAMB takes all tensors together: {does}", breaks
 
 
@@ -33,20 +33,14 @@ PRIVATE: list[tuple[str, Callable, str, str]] = [
         "_softmax_backward_data",
         lambda: torch._softmax_backward_data,
         "attention's own backward pass: the gradient of a softmax from its outputs",
-        "no training with attention; it is w * (d - (w * d).sum(-1, keepdim=True))",
-    ),
-    (
-        "_flat_weights",
-        lambda: nn.LSTM(1, 1)._flat_weights,
-        "the LSTM's matrices and biases in the order that torch.lstm and torch.lstm_cell want",
-        "no LSTM but by calling the module; name weight_ih_l0, weight_hh_l0, bias_ih_l0 and bias_hh_l0 instead",
+        "nothing: the plain attention, slower; it is w * (d - (w * d).sum(-1, keepdim=True))",
     ),
     *(
         (
             name,
             lambda name=name: getattr(nn.Linear(1, 1), name),
             "whether somebody watches a module, which then must be called and not computed past",
-            "every forward pass stops; if a hook is kept elsewhere, it is passed over without a word",
+            "the plain path, slower; if a hook is kept elsewhere, it is passed over without a word",
         )
         for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     ),
@@ -54,7 +48,7 @@ PRIVATE: list[tuple[str, Callable, str, str]] = [
         "_has_any_global_hook",
         lambda: nn.modules.module._has_any_global_hook,
         "the same for hooks that watch all modules",
-        "every forward pass stops",
+        "the plain path, slower",
     ),
     (
         "torch.ops.mkldnn",
@@ -66,13 +60,13 @@ PRIVATE: list[tuple[str, Callable, str, str]] = [
         "_is_mkldnn_bf16_supported",
         lambda: torch.ops.mkldnn._is_mkldnn_bf16_supported,
         "whether those operators know bfloat16 here",
-        "a wide LSTM in bfloat16 stops",
+        "nothing: PyTorch's LSTM, slower where it is wide",
     ),
     (
         "_reorder_linear_weight",
         lambda: torch.ops.mkldnn._reorder_linear_weight,
         "arranges that weight",
-        "a wide LSTM in bfloat16 stops",
+        "nothing: PyTorch's LSTM, slower where it is wide",
     ),
     (
         "_linear_pointwise",

@@ -93,7 +93,8 @@ class RollingDecoder:
         self.logits, states = torch.stack([logits for logits, _ in after]), [state for _, state in after]
         for layer, block in enumerate(self.model.blocks):
             if block.attention is not None:
-                memories = [RollingMemory(state.memory[layer][:, 0], self.model.max_context) for state in states]
+                rows = [memory[:, 0] for state in states if (memory := state.memory[layer]) is not None]
+                memories = [RollingMemory(x, self.model.max_context) for x in rows]
                 block.attention = RollingHead(block.attention, memories)
         self.state = _beside([state.hidden for state in states])
         self.model.to(precision.row_dtype(len(prompts)))  # autocast would round the weights once more for every byte
