@@ -80,16 +80,6 @@ def _load(path: Path) -> dict:
     return content
 
 
-def export_weights(content: dict, path: Path, out: Path) -> None:
-    """Writes the best weights of a checkpoint, read from `path`, in float16 to `out`: a twelfth, enough for
-    `load_model`."""
-    best = {name: tensor.half() for name, tensor in content["best"].items()}
-    _check_finite(best, path)
-    save_checkpoint(
-        out, {"config": content["config"], "step": content["step"], "best_bpc": content["best_bpc"], "best": best}
-    )
-
-
 def load_model(path: Path) -> SHARNN:
     """The model with the best validation score of a checkpoint, in evaluation mode; path as of `load_checkpoint`."""
     return best_model(load_checkpoint(path), path)
@@ -117,11 +107,11 @@ def model_config(content: dict, path: Path) -> ModelConfig:
         fits = shapes == {name: getattr(tensor, "shape", None) for name, tensor in best.items()}
     if not fits:
         raise InputError(f"{path} holds weights of another configuration than its own")
-    _check_finite(best, path)
+    check_finite(best, path)
     return config
 
 
-def _check_finite(weights: dict[str, Tensor], path: Path) -> None:
+def check_finite(weights: dict[str, Tensor], path: Path) -> None:
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise InputError(f"{path} holds weights that are not finite numbers: {name}")

@@ -14,21 +14,24 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from shalab.background import stop_on_interrupt
 from shalab.checkpoint import best_model, load_checkpoint, load_model, model_config
 from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, Corpus, load_corpus
 from shalab.device import DEVICES, DTYPES, Precision, keep_freed_memory, print_anything
+from shalab.divergence import NonFiniteError
 from shalab.download import fetch
 from shalab.errors import InputError
 from shalab.evaluate import dynamic_evaluate, evaluate, warmup_bytes
-from shalab.files import write_text
+from shalab.export import export
+from shalab.files import finite, write_text
 from shalab.generate import as_text, generate
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN
 from shalab.parallel import Team, lost
 from shalab.plan import CARDS, Card, plan, savings
 from shalab.presets import PRESETS, Budget, find_preset
-from shalab.run import Run, export, finite, stop_on_interrupt
-from shalab.train import CheckpointEvent, EndEvent, EvalEvent, NonFiniteError, SampleEvent, StepEvent, TrustEvent
+from shalab.run import Run
+from shalab.train import CheckpointEvent, EndEvent, EvalEvent, SampleEvent, StepEvent, TrustEvent
 
 
 def main(arguments: list[str] | None = None) -> int:

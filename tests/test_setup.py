@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 ORDER = (
     "errors files metrics corpus download batches parallel device dropout lstm attention boom induction model optim "
-    "evaluate generate checkpoint train presets plan run cli"
+    "presets evaluate generate checkpoint events clock divergence snapshot train plan background "
+    "run_config run export cli"
 ).split()
 
 

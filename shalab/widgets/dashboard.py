@@ -10,9 +10,10 @@ import traitlets
 from IPython.display import display
 from matplotlib.figure import Figure
 
+from shalab.background import Background, StateEvent
 from shalab.errors import InputError
+from shalab.events import as_line, read_metrics
 from shalab.plots import BLUE, GREEN, GREY, ORANGE, curve, draw_learning_curve, finite
-from shalab.run import Background, StateEvent, as_line, read_metrics
 from shalab.widgets.base import Widget, source
 from shalab.widgets.history import History
 
