@@ -64,6 +64,9 @@ class TrainConfig:
         ]
         for name, choices in (("optimizer", OPTIMIZERS), ("schedule", tuple(SCHEDULES))):
             faults += wrong_fields((f"one of {', '.join(choices)}", choices.__contains__), self, name)
+        for name, x in vars(self).items():
+            if (whole(x) or real(x)) and x > 2**62:
+                faults.append(f"{name} must be at most 2^62")
         if self.optimizer == "adamw" and self.min_trust is not None:
             faults.append(f"min_trust is LAMB's: with adamw it must be None, got {self.min_trust!r}")
         refuse(faults)

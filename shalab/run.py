@@ -71,8 +71,8 @@ class Run(Background):
         refuse(wrong(SEED, seed=seed))
         _check_unused(folder, data)
         corpus = load_corpus(data)
-        if (vocab_size := preset.model.vocab_size) < 256 and corpus.data.max() >= vocab_size:
-            raise InputError(f"{data} has bytes up to {corpus.data.max()}: vocab_size {vocab_size} is too small")
+        if (vocab_size := preset.model.vocab_size) != 256 and not (largest := corpus.data.max()) < vocab_size < 256:
+            raise InputError(f"vocab_size must be at most 256 and above {largest}, {data}'s largest byte")
         total_steps = budget.total_steps(len(corpus.split("train")), preset.train, seed)
         config = RunConfig(
             name, canonical(data), corpus.sha256, seed, total_steps, budget, preset.model, preset.train,
