@@ -34,8 +34,8 @@ def save_checkpoint(path: Path, content: dict, before: Path | None = None) -> No
 def load_checkpoint(path: Path) -> dict:
     """Reads what `save_checkpoint` wrote, onto the CPU, without running any pickled code.
 
-    path: a checkpoint file, or a run's folder, whose checkpoint before the newest stands in, with a notice, if that
-    is damaged. Raises InputError if there is none, or it is damaged, foreign, or of a newer version.
+    path: a checkpoint file, or a run's folder; if its newest checkpoint is damaged, the one before is read instead,
+    with a notice. InputError if there is none, or it is damaged, foreign, or of a newer version.
     """
     return newest(path)[0]
 
@@ -87,8 +87,7 @@ def load_model(path: Path) -> SHARNN:
 
 def best_model(content: dict, path: Path) -> SHARNN:
     """The same from a checkpoint's content; `path` is for the error if its weights are not those of a model."""
-    config = model_config(content, path)
-    model = SHARNN(config)
+    model = SHARNN(model_config(content, path))
     model.load_state_dict(content["best"])
     return model.eval()
 
@@ -100,12 +99,11 @@ def model_config(content: dict, path: Path) -> ModelConfig:
         config = ModelConfig(**content["config"]["model"])
     except (InputError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} holds no model ({error})") from error
-    fits = config.n_layers <= len(best)
-    if fits:
+    shapes = None
+    if config.n_layers <= len(best):
         with torch.device("meta"):  # without the memory that a wrong configuration may ask for
             shapes = {name: tensor.shape for name, tensor in SHARNN(config).state_dict().items()}
-        fits = shapes == {name: getattr(tensor, "shape", None) for name, tensor in best.items()}
-    if not fits:
+    if shapes != {name: getattr(tensor, "shape", None) for name, tensor in best.items()}:
         raise InputError(f"{path} holds weights of another configuration than its own")
     check_finite(best, path)
     return config

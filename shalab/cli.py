@@ -226,7 +226,7 @@ def _train(options, team: Team) -> int:
 
 
 def _scoring_s(run: Run) -> float:
-    """About how long all evaluations, samples and the last scoring will take, from a small piece of each."""
+    """About how long all evaluations, samples and the final scores will take, measured on a small piece of each."""
     config, model, data = run.config.train, run.trainer.model, run.corpus.data
     (begin, middle), (_, end) = run.corpus.bounds["valid"], run.corpus.bounds["test"]
 
@@ -236,16 +236,16 @@ def _scoring_s(run: Run) -> float:
         act()
         return (time.perf_counter() - began) / n
 
-    def scored(n_streams: int) -> float:
+    def reading(n_streams: int) -> float:
         n = min(1024 * n_streams, middle - begin)
-        reading = {"n_streams": min(n, n_streams), "context": 0}
-        return per_byte(n, lambda: evaluate(model, data, begin, begin + n, run.precision, **reading))
+        how = {"n_streams": min(n, n_streams), "context": 0}
+        return per_byte(n, lambda: evaluate(model, data, begin, begin + n, run.precision, **how))
 
-    written = per_byte(20, lambda: list(generate(model, b"\n", 20, run.precision)))
+    writing = per_byte(20, lambda: list(generate(model, b"\n", 20, run.precision)))
     valid = middle - begin + 2 * config.batch_size * model.max_context
-    evaluation = scored(config.batch_size) * valid + written * (100 + config.sample_bytes)
+    evaluation = reading(config.batch_size) * valid + writing * (100 + config.sample_bytes)
     left = config.evaluations - run.trainer.scored
-    return left * evaluation + scored(1) * (end - begin + 2 * warmup_bytes(model)) + written * 1000
+    return left * evaluation + reading(1) * (end - begin + 2 * warmup_bytes(model)) + writing * 1000
 
 
 def _created(options, team: Team) -> Run:
@@ -360,10 +360,7 @@ def report(run: Run, result: dict) -> None:
 
 def plan_command(options) -> None:
     preset = find_preset(options.preset)
-    if options.data in SOURCES:
-        n_bytes = SOURCES[options.data].n_bytes
-    else:
-        n_bytes = len(load_corpus(options.data))
+    n_bytes = SOURCES[options.data].n_bytes if options.data in SOURCES else len(load_corpus(options.data))
     cards = {"your card": Card(*options.card)} if options.card else CARDS
     rows = plan(preset, n_bytes * 90 // 100, cards)
     print(
@@ -392,16 +389,14 @@ def eval_command(options) -> None:
 
 
 def _trained_on(config: dict, run: str) -> Corpus:
-    """The very bytes that a run was trained on: of others, test might hold some of them."""
+    """The bytes that a run was trained on; the test split of others could contain some that it has learned."""
+    data, sha256 = config["data"], config["data_sha256"]
     try:
-        corpus = load_corpus(config["data"])
+        corpus = load_corpus(data)
     except InputError as error:
         raise InputError(f"{error}; name the data of {run}, or other data, with --data") from error
-    if corpus.sha256 != config["data_sha256"]:
-        raise InputError(
-            f"{config['data']} is not what {run} was trained on, whose SHA-256 is {config['data_sha256']}: "
-            "to score it, name it with --data"
-        )
+    if corpus.sha256 != sha256:
+        raise InputError(f"{data} is not what {run} was trained on, whose SHA-256 is {sha256}: name it with --data")
     return corpus
 
 
@@ -457,10 +452,8 @@ def info_command(options) -> None:
         with torch.device("meta"):
             n_parameters = SHARNN(preset.model).n_parameters
         budget = " ".join(f"{value:g} {key}" for key, value in vars(preset.budget).items() if value)
-        print(
-            f"preset {name}: {n_parameters:,} parameters, width {preset.model.d_model}, "
-            f"{preset.model.n_layers} blocks, {budget}"
-        )
+        size = f"width {preset.model.d_model}, {preset.model.n_layers} blocks"
+        print(f"preset {name}: {n_parameters:,} parameters, {size}, {budget}")
     for name, source in SOURCES.items():
         try:
             load_corpus(name)

@@ -10,6 +10,7 @@ While a run is trained or scored, owner.lock keeps others out, and owner names t
 """
 
 import contextlib
+import itertools
 import math
 import os
 import platform
@@ -217,6 +218,7 @@ class Run(Background):
                 f"the run is not complete, but at step {trainer.step:,}: read its events() to the end, or start() it "
                 "again and wait(), then finish()"
             )
+        formats = [*map(str, self.formats), str(self.precision)]
         self.stop.clear()
         self._check_there()
         with contextlib.closing(Owner(self.folder)):
@@ -230,13 +232,9 @@ class Run(Background):
                 "preset": self.config.preset,
                 "data": self.corpus.name,
                 "data_sha256": self.config.data_sha256,
-                "device": ", then ".join(map(str, self._formats_with_this())),
+                "device": ", then ".join(name for name, _ in itertools.groupby(formats)),
                 "seed": self.config.seed,
-                "versions": {
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "numpy": numpy.__version__,
-                },
+                "versions": dict(python=platform.python_version(), torch=torch.__version__, numpy=numpy.__version__),
             }
             with self._writing():
                 write_json(self.folder / "result.json", result)
@@ -255,10 +253,6 @@ class Run(Background):
         if not all(map(math.isfinite, scores.values())):
             raise InputError(f"{self.folder}: the best weights give no finite score; begin another run")
         return scores
-
-    def _formats_with_this(self) -> list[Format]:
-        now = Format.of(self.precision)
-        return self.formats if str(now) in map(str, self.formats[-1:]) else [*self.formats, now]
 
     def _save(self, state: dict) -> None:
         self.precision.team.first_does(lambda: self._write(state))
