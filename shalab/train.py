@@ -101,10 +101,10 @@ class Trainer:
         for _ in range(self.config.accumulate):
             x, y = self.next_window()  # (T, B) each
             with self.precision.autocast():
-                logits, self.state = self.parallel_model(x, self.state)  # (T, B, V)
-                loss = mean_nats(logits, y) / self.config.accumulate
+                logits, self.state = self.parallel_model(x, self.state)  # predict: (T, B, V)
+                loss = mean_nats(logits, y) / self.config.accumulate  # charge
             with self.precision.switches():
-                self.scaler.scale(loss).backward()
+                self.scaler.scale(loss).backward()  # differentiate
             self.windows.prefetch()  # while the GPU still computes
             loss_nats += loss.detach()
             self.n_bytes += y.numel() * self.team.size
@@ -113,8 +113,8 @@ class Trainer:
         norm = nn.utils.get_total_norm([p.grad for p in parameters])
         self._unreported.append((loss_nats, norm))
         report = self._report() if report_due(self.step + 1, self.total_steps, self.config) else None
-        nn.utils.clip_grads_with_norm_(parameters, self.config.clip, norm)
-        self.scaler.step(self.optimizer)
+        nn.utils.clip_grads_with_norm_(parameters, self.config.clip, norm)  # clip
+        self.scaler.step(self.optimizer)  # step
         self.scaler.update()
         return report
 
