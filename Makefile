@@ -49,7 +49,7 @@ notebooks: .venv/ready
 	$(BIN)/python -m shalab.course execute
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The lock is installed first, exactly; the project itself then needs nothing more.

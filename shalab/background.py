@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from shalab.device import dismiss_helpers
 from shalab.errors import InputError
+from shalab.fast.process import dismiss_helpers
 
 
 @dataclass(frozen=True)

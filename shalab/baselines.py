@@ -1,7 +1,6 @@
-"""What a model is compared with: compressors, counting, and published results. For display only."""
+"""What a model is compared with: compressors, counting, and published results. Shown, never used to train."""
 
 import bz2
-import json
 import lzma
 import zlib
 from collections.abc import Callable
@@ -9,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shalab.corpus import Corpus, assets_dir
+from shalab.bundled import stored_result
+from shalab.corpus import Corpus
 
-BLOCK = 1 << 20
+BLOCK = 1 << 20  # bytes handed over at a time
 
 # Bits per byte on enwik8's test split and parameters, by larger models and longer training than a laptop's.
 PUBLISHED = (
@@ -31,15 +31,15 @@ PUBLISHED = (
 
 @dataclass(frozen=True)
 class Compressor:
-    """A compressor, and how much of what precedes a slice it is given.
+    """A compressor, and how much it is given of what precedes a slice.
 
-    begin   starts a stream
-    given   bytes before the slice that it reads first; of one that works in blocks, a block's bytes, slice included
+    start   makes a new stream
+    given   bytes before the slice that it compresses first; for bzip2 the size of its block, slice included
     seen    how much of what precedes the slice it can use, in words
-    blocks  whether it codes each block as if nothing preceded it
+    blocks  whether it compresses each block as if nothing preceded it
     """
 
-    begin: Callable
+    start: Callable
     given: int
     seen: str
     blocks: bool = False
@@ -52,13 +52,13 @@ COMPRESSORS = {
         lambda: lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME), 64 << 20, "all that precedes, up to 67 MB"
     ),
 }
-MEASURABLE = 2000  # bytes of a slice: one byte of a compressor's more or less moves its score by 0.004
-PIECE = 100_000  # bytes of a slice that share a block with what precedes them
+MEASURABLE = 2000  # bytes of a slice: there, one byte more in a compressed file changes the score by 0.004
+PIECE = 100_000  # bytes of a slice that share one of bzip2's blocks with what precedes them
 
 
 def compressed_size(data: np.ndarray, compressor: str) -> int:
     """Bytes that (N,) uint8 data takes, compressed as a stream, so that memory does not grow with N."""
-    stream = COMPRESSORS[compressor].begin()
+    stream = COMPRESSORS[compressor].start()
     blocks = (data[begin : begin + BLOCK].tobytes() for begin in range(0, len(data), BLOCK))
     return sum(len(stream.compress(block)) for block in blocks) + len(stream.flush())
 
@@ -66,28 +66,29 @@ def compressed_size(data: np.ndarray, compressor: str) -> int:
 def compressor_bpc(data: np.ndarray, begin: int, end: int, compressor: str) -> float:
     """Bits per byte of data[begin:end] given what precedes it, as far as the compressor can look back.
 
-    That is the size of prefix and slice together less the size of the prefix. A compressor that works in blocks takes
-    the slice in pieces, each in one block with as much of what precedes it as fits. A somewhat
-    shorter prefix moves bzip2 by up to 0.05 on enwik6, up or down.
+    What it compresses is prefix and slice together, and the prefix alone; the difference is the slice's price. bzip2
+    gets the slice in pieces, each in one block with as much of what precedes it as fits. A somewhat shorter prefix
+    changes its score by up to 0.05 on enwik6, in either direction.
     """
-    method, longer = COMPRESSORS[compressor], 0
+    method, n_added = COMPRESSORS[compressor], 0
     for low in range(begin, end, PIECE if method.blocks else end - begin):
         high = min(low + PIECE, end) if method.blocks else end
         start = _block_start(data, high, method.given) if method.blocks else max(0, low - method.given)
-        longer += compressed_size(data[start:high], compressor) - compressed_size(data[start:low], compressor)
-    return 8 * longer / (end - begin)
+        n_added += compressed_size(data[start:high], compressor) - compressed_size(data[start:low], compressor)
+    return 8 * n_added / (end - begin)
 
 
-def _block_start(data: np.ndarray, end: int, block: int) -> int:
-    """Where the longest piece up to `end` begins that fits into one of bzip2's blocks, with a byte for each run.
+def _block_start(data: np.ndarray, end: int, n_block: int) -> int:
+    """Where the longest part of data[:end] begins that fits into one of bzip2's blocks.
 
-    Before bzip2 fills a block it writes the length of every run of four or more equal bytes behind the fourth.
+    Before bzip2 fills a block it writes, after the first four of four or more equal bytes, how many more there are: so
+    each such run takes a byte more.
     """
-    start = max(0, end - block)
+    start = max(0, end - n_block)
     same = data[start + 1 : end] == data[start : end - 1]
-    four = same[2:] & same[1:-1] & same[:-2]  # ... equal bytes from here on
-    runs = int(four[:1].sum() + (four[1:] & ~four[:-1]).sum())
-    return max(0, end - block + runs)
+    four = same[2:] & same[1:-1] & same[:-2]  # whether four equal bytes begin here
+    n_runs = int(four[:1].sum() + (four[1:] & ~four[:-1]).sum())
+    return max(0, end - n_block + n_runs)
 
 
 def unigram_bpc(data: np.ndarray, begin: int, end: int) -> float:
@@ -98,28 +99,29 @@ def unigram_bpc(data: np.ndarray, begin: int, end: int) -> float:
 
 
 def _histogram(data: np.ndarray) -> np.ndarray:
-    """(256,) counts, block by block: numpy would widen the whole file to 64 bits."""
-    return sum(np.bincount(data[i : i + BLOCK], minlength=256) for i in range(0, len(data), BLOCK))
+    """(256,) counts. Block by block, since numpy widens what it counts to 64 bits."""
+    counts = np.zeros(256, np.int64)
+    for begin in range(0, len(data), BLOCK):
+        counts += np.bincount(data[begin : begin + BLOCK], minlength=256)
+    return counts
 
 
 def baselines(data: np.ndarray, bounds: dict[str, tuple[int, int]]) -> dict[str, tuple[float, float]]:
     """Name -> (valid, test) bits per byte: uniform, unigram, gzip, bzip2, xz; minutes for enwik8.
 
-    No compressor for splits of less than MEASURABLE bytes: its files are longer or shorter by whole bytes.
+    Splits of less than MEASURABLE bytes are too short to compare compressors, whose files grow by whole bytes.
     """
-    splits = bounds["valid"], bounds["test"]
-    result = {"uniform": (8.0, 8.0), "unigram": tuple(unigram_bpc(data, *split) for split in splits)}
-    for compressor in COMPRESSORS if min(end - begin for begin, end in splits) >= MEASURABLE else ():
-        result[compressor] = tuple(compressor_bpc(data, *split, compressor) for split in splits)
-    return result
+    valid, test = bounds["valid"], bounds["test"]
+    found = {"uniform": (8.0, 8.0), "unigram": (unigram_bpc(data, *valid), unigram_bpc(data, *test))}
+    if min(end - begin for begin, end in (valid, test)) >= MEASURABLE:
+        for name in COMPRESSORS:
+            found[name] = compressor_bpc(data, *valid, name), compressor_bpc(data, *test, name)
+    return found
 
 
 def archivers(corpus: Corpus) -> dict[str, tuple[float, float]]:
-    """Name -> (valid, test) bits per byte of stronger archivers, from `shalab.laboratory.archivers`: for enwik6 alone.
-
-    Empty for another corpus.
-    """
-    found = json.loads((assets_dir() / "results" / "archivers.json").read_text(encoding="utf-8"))
-    if corpus.sha256 != found["data_sha256"]:
+    """Name -> (valid, test) bits per byte of stronger archivers, from a stored result. Empty for all but enwik6."""
+    stored = stored_result("archivers")
+    if corpus.sha256 != stored["data_sha256"]:
         return {}
-    return {name: tuple(row["bpc"]) for name, row in found["archivers"].items()}
+    return {name: tuple(row["bpc"]) for name, row in stored["archivers"].items()}

@@ -2,9 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from shalab.device import stock
+from shalab.door import door
 from shalab.dropout import Dropout
 
 # D width, H Boom width, a multiple of D
@@ -26,19 +25,9 @@ class Boom(nn.Module):
         self.widen = nn.Linear(d_model, d_boom)
         self.dropout = dropout
 
+    @door
     def forward(self, x: Tensor, drop: Dropout) -> Tensor:
-        d_model = x.shape[-1]
-        if not plain_linear(self.widen):
-            return fold(drop(gelu(self.widen(x)), self.dropout), d_model)
-        # gelu(u) = silu(1.702 u) / 1.702: with the inner factor before the matrix and the outer one behind the fold,
-        # silu passes over the widest tensor once, where gelu's three operations do so three times.
-        x = F.silu(F.linear(1.702 * x, self.widen.weight, 1.702 * self.widen.bias))  # (..., H)
-        return fold(drop(x, self.dropout), d_model) / 1.702
-
-
-def plain_linear(layer: nn.Module) -> bool:
-    """Whether it is PyTorch's own linear layer, unwatched, with a bias."""
-    return stock(layer, nn.Linear) and layer.bias is not None
+        return fold(drop(gelu(self.widen(x)), self.dropout), x.shape[-1])
 
 
 def fold(x: Tensor, d_model: int) -> Tensor:

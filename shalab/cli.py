@@ -20,13 +20,14 @@ from tqdm import tqdm
 from shalab.background import stop_on_interrupt
 from shalab.checkpoint import best_model, load_checkpoint, load_model, model_config
 from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, Corpus, load_corpus
-from shalab.device import DEVICES, DTYPES, Precision, keep_freed_memory, print_anything
+from shalab.device import DEVICES, DTYPES, Precision, print_anything
 from shalab.divergence import NonFiniteError
 from shalab.download import fetch
 from shalab.errors import InputError
 from shalab.evaluate import dynamic_evaluate, evaluate, warmup_bytes
 from shalab.events import EndEvent, EvalEvent, StepEvent
 from shalab.export import export
+from shalab.fast.process import keep_freed_memory
 from shalab.files import as_json, write_text
 from shalab.generate import as_text, generate
 from shalab.metrics import NATS_PER_BIT

@@ -10,89 +10,75 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from shalab.bundled import assets_dir
 from shalab.errors import InputError
 
 CACHE_VARIABLE = "SHALAB_CACHE"
-BLOCK = 1 << 20  # bytes read at a time when hashing, downloading, unpacking or joining
+BLOCK = 1 << 20  # bytes read at a time when downloading, unpacking or joining
 SPLITS = ("train", "valid", "test")
 
-# From one stretch of as many bytes to the next, in enwik6's last 100,000, what the trained model in assets/model pays
-# per byte strays by 0.31 bits, as much as separates xz from PPMd. Over 1,000 it strays by 0.40, over 10 by 1.15.
+# What the trained model in assets/model pays per byte varies by 0.31 bits from one stretch of 10,000 bytes to the next
+# in enwik6's last 100,000, as much as xz and PPMd differ. Over 1,000 bytes it varies by 0.40, over 10 by 1.15.
 FEW_BYTES = 10_000
+
+MIRRORS = (  # tried in this order
+    "https://mattmahoney.net/dc",
+    "https://cs.fit.edu/~mmahoney/compression",
+    "https://data.deepai.org",
+    "http://mattmahoney.net/dc",
+)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a published corpus comes from and how to know it again.
-
-    sha256 is that of the unpacked file. mirrors are tried in order. A corpus with `prefix_of` has no
-    download of its own: it is the first `n_bytes` bytes of another one.
-    """
+    """How to know a published corpus, and where to get it."""
 
     n_bytes: int
     sha256: str
-    mirrors: tuple[str, ...] = ()
-    prefix_of: str | None = None
+    mirrors: tuple[str, ...] = ()  # addresses of its zip archive, in the order in which they are tried
+    prefix_of: str | None = None  # a corpus that begins with this one, which then has no download of its own
+
+
+def _archives(name: str) -> tuple[str, ...]:
+    return tuple(f"{mirror}/{name}.zip" for mirror in MIRRORS)
 
 
 SOURCES = {
-    "enwik6": Source(1_000_000, "369b688978f649681136198fb96db14c1616756260c55fb4b65e9bc049552cad"),
-    "enwik7": Source(
-        10_000_000, "5985c81c39d927ae0e169625790ca4d9e7d1531270c8b09ad73176a375bb3d97", prefix_of="enwik8"
-    ),
-    "enwik8": Source(
-        100_000_000,
-        "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8",
-        (
-            "https://mattmahoney.net/dc/enwik8.zip",
-            "https://cs.fit.edu/~mmahoney/compression/enwik8.zip",
-            "https://data.deepai.org/enwik8.zip",
-            "http://mattmahoney.net/dc/enwik8.zip",
-        ),
-    ),
-    "enwik9": Source(
-        1_000_000_000,
-        "159b85351e5f76e60cbe32e04c677847a9ecba3adc79addab6f4c6c7aa3744bc",
-        (
-            "https://mattmahoney.net/dc/enwik9.zip",
-            "https://cs.fit.edu/~mmahoney/compression/enwik9.zip",
-            "https://data.deepai.org/enwik9.zip",
-            "http://mattmahoney.net/dc/enwik9.zip",
-        ),
-    ),
+    "enwik6": Source(10**6, "369b688978f649681136198fb96db14c1616756260c55fb4b65e9bc049552cad"),
+    "enwik7": Source(10**7, "5985c81c39d927ae0e169625790ca4d9e7d1531270c8b09ad73176a375bb3d97", prefix_of="enwik8"),
+    "enwik8": Source(10**8, "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8", _archives("enwik8")),
+    "enwik9": Source(10**9, "159b85351e5f76e60cbe32e04c677847a9ecba3adc79addab6f4c6c7aa3744bc", _archives("enwik9")),
 }
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A file as bytes, with the bounds of its three splits.
-
-    data: (N,) uint8, memory-mapped where it comes from a file, so N may exceed the memory.
-    n_files: how many files of a folder were joined; None if it was no folder.
-    """
+    """A text as bytes, with the bounds of its three splits."""
 
     name: str
-    data: np.ndarray = field(repr=False)
-    n_files: int | None = None
+    data: np.ndarray = field(repr=False)  # (N,) uint8; mapped from its file, so that N may exceed the memory
+    n_files: int | None = None  # how many files of a folder were joined; None if it was no folder
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __str__(self) -> str:
-        where = "" if self.n_files is None else f" in {self.n_files:,} file{'s' * (self.n_files != 1)}"
-        return f"{self.name} ({len(self):,} bytes{where})"
+        if self.n_files is None:
+            return f"{self.name} ({len(self):,} bytes)"
+        files = "1 file" if self.n_files == 1 else f"{self.n_files:,} files"
+        return f"{self.name} ({len(self):,} bytes in {files})"
 
     @cached_property
     def bounds(self) -> dict[str, tuple[int, int]]:
-        """First and one-past-last byte of train, valid and test: 90 %, 5 % and 5 % of the file."""
+        """First and one-past-last byte of train, valid and test: 90 %, 5 % and 5 % of the text."""
         n = len(self.data)
         first, second = n * 90 // 100, n * 95 // 100
         return {"train": (0, first), "valid": (first, second), "test": (second, n)}
@@ -115,16 +101,7 @@ class Corpus:
 
     @cached_property
     def sha256(self) -> str:
-        digest = hashlib.sha256()
-        for begin in range(0, len(self.data), BLOCK):
-            digest.update(self.data[begin : begin + BLOCK])
-        return digest.hexdigest()
-
-
-def assets_dir() -> Path:
-    """The folder `assets`: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    return next(path for path in (package / "assets", package.parent / "assets") if path.is_dir())
+        return hashlib.sha256(self.data.data).hexdigest()
 
 
 def cache_dir() -> Path:
@@ -135,30 +112,30 @@ def cache_dir() -> Path:
 
 
 def stored_path(name: str) -> Path:
-    """Where a published corpus stands once it is fetched; a prefix, in the file that it begins."""
+    """The file that a published corpus is read from once it is fetched; a prefix shares that of the longer corpus."""
     return cache_dir() / (SOURCES[name].prefix_of or name)
+
+
+def canonical(name_or_path: str) -> str:
+    """A published corpus's name, or a file's absolute path: `load_corpus` finds it from any folder."""
+    return name_or_path if name_or_path in SOURCES else str(Path(name_or_path).resolve())
 
 
 def load_corpus(name_or_path: str) -> Corpus:
     """Opens a published corpus by name, any file by path, or all files below a folder as one. Never downloads.
 
-    In a folder, files and folders whose names begin with a dot are left out, and links to folders are not followed;
-    while the corpus is in use, the cache folder's disk holds a copy of it, which no crash leaves behind.
+    Of a folder, files and folders whose names begin with a dot are left out, and links to folders are not followed.
+    While such a corpus is in use, a copy of it takes room on the cache folder's disk; even a crash leaves none behind.
     Raises InputError if anything is missing, unreadable, too small to split, or not what its name promises.
     """
+    source = SOURCES.get(name_or_path)
     with reading(name_or_path):
-        if name_or_path == "enwik6":
-            corpus = Corpus("enwik6", _embedded())
-        elif name_or_path in SOURCES:
-            path = stored_path(name_or_path)
-            if not path.exists():
-                raise InputError(f"{name_or_path} is not on this machine: fetch it with `shalab data {name_or_path}`")
-            with path.open("rb") as file:
-                corpus = Corpus(name_or_path, _map(file, path)[: SOURCES[name_or_path].n_bytes])
-        else:
-            corpus = _own(name_or_path)
-    if name_or_path in SOURCES:
-        _verify(corpus, SOURCES[name_or_path])
+        corpus = Corpus(name_or_path, _published(name_or_path, source)) if source else _own(name_or_path)
+    if source and (len(corpus), corpus.sha256) != (source.n_bytes, source.sha256):
+        raise InputError(
+            f"{corpus.name} is damaged: {len(corpus):,} bytes with SHA-256 {corpus.sha256}, "
+            f"expected {source.n_bytes:,} with {source.sha256}; fetch it again with `shalab data {corpus.name}`"
+        )
     if len(corpus) < 40:
         raise InputError(
             f"{name_or_path} has {len(corpus)} bytes; a file needs at least 40, of which valid and test get 5 % each"
@@ -166,31 +143,31 @@ def load_corpus(name_or_path: str) -> Corpus:
     return corpus
 
 
-def canonical(name_or_path: str) -> str:
-    """A published corpus's name, or the absolute path of a file: what `load_corpus` finds from any folder."""
-    return name_or_path if name_or_path in SOURCES else str(Path(name_or_path).resolve())
-
-
 @contextmanager
 def reading(path: str | Path, verb: str = "read", remedy: str = "") -> Iterator[None]:
-    """Within, what the system refuses becomes an InputError that names the file and the reason."""
+    """Within, whatever the file system refuses becomes one sentence, an InputError."""
     try:
         yield
     except OSError as error:
         raise InputError(f"cannot {verb} {error.filename or path} ({error.strerror or error}){remedy}") from error
 
 
-def caching(path: Path) -> AbstractContextManager:
-    """The same where the cache is written."""
-    return reading(path, "write", f": make room, or name another folder in ${CACHE_VARIABLE}")
+# The same where the cache is written.
+caching = partial(reading, verb="write", remedy=f": make room, or name another folder in ${CACHE_VARIABLE}")
 
 
-def _embedded() -> np.ndarray:
-    packed = assets_dir() / "enwik6.xz"
-    try:
-        return np.frombuffer(lzma.decompress(packed.read_bytes()), np.uint8)
-    except lzma.LZMAError as error:
-        raise InputError(f"{packed} is damaged ({error}): install shalab again") from error
+def _published(name: str, source: Source) -> np.ndarray:
+    if name == "enwik6":
+        packed = assets_dir() / "enwik6.xz"
+        try:
+            return np.frombuffer(lzma.decompress(packed.read_bytes()), np.uint8)
+        except lzma.LZMAError as error:
+            raise InputError(f"{packed} is damaged ({error}): install shalab again") from error
+    path = stored_path(name)
+    if not path.exists():
+        raise InputError(f"{name} is not on this machine: fetch it with `shalab data {name}`")
+    with path.open("rb") as file:
+        return _map(file, path)[: source.n_bytes]
 
 
 def _own(path: str) -> Corpus:
@@ -200,7 +177,7 @@ def _own(path: str) -> Corpus:
     except FileNotFoundError:
         raise InputError(f"no file at {path}; give a path, or one of {', '.join(SOURCES)}") from None
     if stat.S_ISDIR(mode):
-        files = _files(path)
+        files = _files_below(path)
         return Corpus(name, _join(files, path), len(files))
     if not stat.S_ISREG(mode):
         raise InputError(f"{path} is a device or a pipe; give a file or a folder")
@@ -208,24 +185,24 @@ def _own(path: str) -> Corpus:
         return Corpus(name, _map(file, path))
 
 
-def _files(folder: str) -> list[Path]:
-    """All files below `folder` that are not hidden, in the order of their paths, the same on every system."""
+def _files_below(folder: str) -> list[Path]:
+    """All files that are not hidden, in the order of their paths, which is the same on every system."""
 
-    def refuse(error: OSError):
+    def refuse(error: OSError):  # os.walk would skip what it cannot open
         raise error
 
     files = []
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         files += [Path(place, name) for name in names if not name.startswith(".")]
-    files = [path for path in files if stat.S_ISREG(path.stat().st_mode)]  # a pipe would block, and holds no bytes
+    files = [path for path in files if stat.S_ISREG(path.stat().st_mode)]  # reading a pipe would wait forever
     if not files:
         raise InputError(f"{folder} holds no file to read; hidden ones are left out")
     return sorted(files, key=lambda path: path.parts)
 
 
 def _join(files: list[Path], folder: str) -> np.ndarray:
-    """The files' bytes one after the other, as a map of a file without a name, which goes when the map does."""
+    """The files' bytes one after the other, mapped from a file without a name, which goes when the array does."""
 
     def blocks() -> Iterator[bytes]:
         for path in files:
@@ -245,11 +222,3 @@ def _map(file: BinaryIO, path: str | Path) -> np.ndarray:
     if os.fstat(file.fileno()).st_size == 0:
         raise InputError(f"{path} is empty; a corpus needs at least 40 bytes")
     return np.memmap(file, np.uint8, mode="r")
-
-
-def _verify(corpus: Corpus, source: Source) -> None:
-    if (len(corpus), corpus.sha256) != (source.n_bytes, source.sha256):
-        raise InputError(
-            f"{corpus.name} is damaged: {len(corpus):,} bytes with SHA-256 {corpus.sha256}, "
-            f"expected {source.n_bytes:,} with {source.sha256}; fetch it again with `shalab data {corpus.name}`"
-        )

@@ -24,8 +24,9 @@ from pathlib import Path
 import nbformat
 import torch
 
+from shalab.bundled import assets_dir
 from shalab.checkpoint import load_model
-from shalab.corpus import assets_dir, load_corpus
+from shalab.corpus import load_corpus
 from shalab.device import Precision
 from shalab.errors import InputError
 from shalab.model import SHARNN

@@ -4,7 +4,6 @@ No other module names a device or moves a tensor.
 """
 
 import contextlib
-import ctypes
 import functools
 import sys
 import threading
@@ -194,32 +193,6 @@ def bfloat16_pays(size: int = 1024, rounds: int = 5) -> bool:
     return bool((product - exact).norm() < 0.02 * exact.norm())
 
 
-def keep_freed_memory() -> None:
-    """Lets this process reuse freed memory instead of giving it back to Linux after every large tensor.
-
-    The kernel clears each page that it hands out, and most tensors live for a fraction of a step. Two settings of
-    glibc's malloc, for the whole process and for good, so only for a process that does nothing but train: memory that
-    was once needed stays taken. Without them the laptop preset's step took 1.09 times as long on one machine and 1.02
-    times on another (`assets/bench`). Nothing happens elsewhere than on Linux.
-    """
-    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
-        library.mallopt(m_mmap_max, 0)
-        library.mallopt(m_trim_threshold, 2**31 - 1)
-
-
-def dismiss_helpers() -> None:
-    """Ends the threads that help the calling thread to compute; they come back when it computes again.
-
-    OpenMP's helpers wait for the next piece of work in a busy loop, but fall asleep at once when there are more of
-    them than processors: with another thread's helpers idle, the laptop preset's step took 1.7 times as long on one
-    machine, and no longer on a slower one (`assets/bench`). GNU's OpenMP, so Linux; nothing happens elsewhere.
-    """
-    omp_pause_soft = 1  # omp.h
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(torch._C.__file__), "omp_pause_resource_all"):
-        library.omp_pause_resource_all(omp_pause_soft)
-
-
 def compiled(model: nn.Module) -> Callable:
     """model by torch.compile. What cannot be compiled, or all of it where there is no compiler, runs as it stands."""
     fast = torch.compile(model, dynamic=True)  # windows differ in length
@@ -229,51 +202,6 @@ def compiled(model: nn.Module) -> Callable:
             return fast(*inputs)
 
     return call
-
-
-def stock(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether module is `kind` itself and nobody watches or changes it: then it need not be called to be computed.
-
-    A module with a hook, a parametrization or a `forward` of its own, and what somebody put in its place, is called.
-    """
-    watched = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return (
-        type(module) is kind
-        and not watched
-        and "forward" not in vars(module)
-        and not torch.nn.modules.module._has_any_global_hook()
-    )
-
-
-def product_dtype(x: Tensor) -> torch.dtype:
-    """The format in which products of x are computed here."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if kind != "meta" and torch.is_autocast_enabled(kind) else x.dtype
-
-
-def draws_fast(x: Tensor) -> bool:
-    """Whether x's device draws random numbers as fast as it multiplies: a GPU does, a CPU does not."""
-    return x.device.type != "cpu"
-
-
-def has_lstm(x: Tensor) -> bool:
-    """Whether x's device has an LSTM that is fast for every format, width and length: a GPU has, a CPU has not."""
-    return x.device.type != "cpu"
-
-
-def laid_out(weight: Tensor, n_rows: int) -> Callable[[Tensor], Tensor]:
-    """x (n_rows, in) -> x @ weight.T (n_rows, out), of one weight (out, in) that many x are multiplied by.
-
-    For every product of few bfloat16 rows PyTorch arranges the weight anew as the processor's instructions want it,
-    which takes as long as multiplying. This does so once, by the operators that torch.compile uses, if it has them:
-    on an AMD EPYC with two threads an LSTM of width 1024 learned 128 steps of 16 streams in 173 ms instead of 223.
-    """
-    onednn = torch.ops.mkldnn
-    known = weight.dtype == torch.bfloat16 and hasattr(onednn, "_linear_pointwise")
-    if not (known and onednn._is_mkldnn_bf16_supported()):
-        return lambda x: x @ weight.T
-    weight = onednn._reorder_linear_weight(weight, n_rows)
-    return lambda x: onednn._linear_pointwise(x, weight, None, "none", [], "")
 
 
 def _available() -> dict[str, bool]:

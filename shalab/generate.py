@@ -5,12 +5,12 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from shalab.attention import AttentionHead, OverparameterisedVector
-from shalab.device import Precision, stock, to_host
+from shalab.device import Precision, to_host
+from shalab.door import door
 from shalab.errors import AT_LEAST_0, NATURAL, real, refuse, whole, wrong
-from shalab.model import SHARNN, Block, RollingMemory, State
+from shalab.model import SHARNN, State
 
 # B prompts, V vocabulary
 
@@ -85,57 +85,44 @@ def generate_batch(
 @torch.inference_mode()
 def _continue(model, prompts, n_bytes, precision, temperature, top_k, top_p, seed):
     generator = torch.Generator().manual_seed(seed)
-    model = precision.place(copy.deepcopy(model).eval())
-    if all(map(_is_stock, model.blocks)):
-        model.collapse()  # a matrix less to read for every byte
-    with precision.autocast():
-        logits, state = _read_all(model, prompts, precision)
-    model.to(precision.row_dtype(len(prompts)))  # autocast would round the weights once more for every byte
+    reader = decoder(model, prompts, precision)
+    logits = reader.logits
     for _ in range(n_bytes):
         ids = sample(logits, temperature, top_k, top_p, generator)  # (B,)
         yield ids.tolist()
-        with precision.switches():
-            logits, state = model(precision.place(ids).unsqueeze(0), state)  # (1, B, V)
-        logits = logits[0]
+        logits = reader.step(ids)
 
 
-def _is_stock(block: Block) -> bool:
-    """Whether nobody watches or replaced what collapsing would take away."""
-    head = block.attention
-    return head is None or (
-        type(head) is AttentionHead
-        and stock(head.value_gate, OverparameterisedVector)
-        and (head.value_gate.linear is None or stock(head.value_gate.linear, nn.Linear))
-    )
+def read_prompt(model: SHARNN, prompt: bytes, precision: Precision) -> tuple[Tensor, State]:
+    """-> logits of the next byte (V,), and the state after the prompt"""
+    ids, state = precision.place(torch.tensor(list(prompt))), None
+    with precision.autocast():
+        for window in ids.unsqueeze(1).split(1024):
+            logits, state = model(window, state)
+    return logits[-1, 0], state
 
 
-def _read_all(model: SHARNN, prompts: Sequence[bytes], precision: Precision) -> tuple[Tensor, State]:
-    """Prompts -> logits of their next bytes (B, V), and the state after them"""
-    read = [_read(model, precision.place(torch.tensor(list(prompt)))) for prompt in prompts]
-    return torch.stack([logits for logits, _ in read]), _beside([state for _, state in read])
+class Decoder:
+    """Continues texts byte by byte: one state per text, since they differ in length.
+
+    logits: of the bytes after the prompts, (B, V)
+    """
+
+    def __init__(self, model: SHARNN, prompts: Sequence[bytes], precision: Precision):
+        self.model, self.precision = precision.place(copy.deepcopy(model).eval()), precision
+        logits, self.states = zip(*(read_prompt(self.model, prompt, precision) for prompt in prompts), strict=True)
+        self.logits = torch.stack(logits)
+
+    def step(self, ids: Tensor) -> Tensor:
+        """The texts' next bytes (B,) -> logits of those after them (B, V)"""
+        ids = self.precision.place(ids)
+        with self.precision.autocast():
+            results = [self.model(byte.view(1, 1), state) for byte, state in zip(ids, self.states, strict=True)]
+        self.states = [state for _, state in results]
+        return torch.stack([logits[0, 0] for logits, _ in results])
 
 
-def _read(model: SHARNN, ids: Tensor) -> tuple[Tensor, State]:
-    """ids (N,) -> logits of the next byte (V,), and the state after them with memories that roll"""
-    state = None
-    for window in ids.unsqueeze(1).split(1024):
-        logits, state = model(window, state)
-    memory = tuple(
-        None if rows is None else [RollingMemory(rows[:, 0], model.max_context)] for rows in state.memory
-    )  # fmt: skip
-    return logits[-1, 0], State(state.hidden, memory)
-
-
-def _beside(states: list[State]) -> State:
-    """States of one stream each -> one state of all streams."""
-    hidden = tuple(
-        tuple(torch.cat(parts, 1) for parts in zip(*pairs, strict=True))
-        for pairs in zip(*(state.hidden for state in states), strict=True)
-    )
-    memory = tuple(
-        None if rolls[0] is None else sum(rolls, []) for rolls in zip(*(state.memory for state in states), strict=True)
-    )
-    return State(hidden, memory)
+decoder = door(Decoder)
 
 
 def as_text(stream: Iterable[int]) -> Iterator[str]:

@@ -16,10 +16,16 @@ The query asks `before` for what `context` is now. Behind the head the byte unit
 the decoder, whose weights are the embedding, turns that into the byte that came next.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:  # the model imports this module
+    from shalab.model import Block
 
 STEEP = 3.0  # of what enters a copy: tanh keeps its sign
 SHARP = 4.0  # of the query: one row among a thousand can stand out
@@ -27,31 +33,34 @@ OPEN, CLOSED = 2.0, -3.0  # a gate's bias
 
 
 @torch.no_grad()
-def start_copying(blocks: Sequence[nn.Module]) -> None:
+def start_copying(blocks: Sequence[Block]) -> None:
     """Sets a model's blocks, of which one has attention, in place; D is at least 4."""
     d_model = blocks[0].lstm.hidden_size
     n_units = d_model // 4
     context, byte, before = (slice(begin, begin + n_units) for begin in (0, d_model - 2 * n_units, d_model - n_units))
     for block in blocks:
-        _copy(block.lstm.weight_ih_l0, block.lstm, byte, byte)
-    (block,) = (block for block in blocks if block.attention is not None)
-    _copy(block.lstm.weight_hh_l0, block.lstm, context, before)
+        _copy("weight_ih_l0", block.lstm, byte, byte)
+    ((block, head),) = ((block, block.attention) for block in blocks if block.attention is not None)
+    _copy("weight_hh_l0", block.lstm, context, before)
     block.norm_mid.weight[byte] = block.norm_mid.weight[before] = 0  # the path around the head
 
-    head = block.attention
     head.query.weight.zero_()
     head.query.weight[before, context] = torch.eye(n_units)
     head.norm_query.weight.fill_(SHARP)
     for gate in (head.query_gate, head.key_gate):
         gate.fill_(-OPEN)
         gate[before] = OPEN
-    head.value_gate.linear.bias.unflatten(0, (2, d_model))[:, byte] = OPEN
+    head.value_gate.get_parameter("linear.bias").unflatten(0, (2, d_model))[:, byte] = OPEN
 
 
-def _copy(weight: nn.Parameter, lstm: nn.LSTM, source: slice, units: slice) -> None:
-    """Lets units of an LSTM be tanh(STEEP x) of what `weight` brings from `source`, about, and forget all else."""
-    w_x, w_h, w = (w.unflatten(0, (4, -1)) for w in (lstm.weight_ih_l0, lstm.weight_hh_l0, weight))  # (4, D, D)
-    b_x, b_h = (b.view(4, -1) for b in (lstm.bias_ih_l0, lstm.bias_hh_l0))  # in, forget, candidate, out
+def _copy(weight: str, lstm: nn.LSTM, source: slice, units: slice) -> None:
+    """Lets units of an LSTM be tanh(STEEP x) of what `weight` brings from `source`, about, and forget all else.
+
+    weight: the name of one of its matrices
+    """
+    parts = {name: parameter.unflatten(0, (4, -1)) for name, parameter in lstm.named_parameters()}
+    w_x, w_h, w = parts["weight_ih_l0"], parts["weight_hh_l0"], parts[weight]  # (4, D, D)
+    b_x, b_h = parts["bias_ih_l0"], parts["bias_hh_l0"]  # (4, D): in, forget, candidate, out
     w_x[:, units] = w_h[:, units] = 0
     w[2, units, source] = STEEP * torch.eye(units.stop - units.start)
     b_x[:, units] = torch.tensor([[OPEN], [CLOSED], [0.0], [OPEN]])

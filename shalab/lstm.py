@@ -1,112 +1,26 @@
-"""The blocks' LSTM, by the fastest way on each device."""
+"""The blocks' LSTM (Hochreiter & Schmidhuber 1997), PyTorch's own."""
 
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from shalab.device import has_lstm, laid_out, product_dtype, stock
+from shalab.door import door
 
 # T window, B streams, D width
 
-WIDE = 768  # on an AMD EPYC, from here on oneDNN learns in bfloat16 no faster than in float32, the loop below faster
 
-
+@door
 def recurrent(lstm: nn.Module, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
-    """lstm(x, hidden) of x (T, B, D), without gradient for hidden; the output's format is that of products.
-
-    What stands in an LSTM's place, and one that is watched, is called.
-
-    On a CPU, oneDNN computes a float32 LSTM and a bfloat16 one (at width 256 in three quarters of the time, on an AMD
-    EPYC with bfloat16 instructions), but none in float16. It takes one format for x, hidden and weights. One byte at a
-    time by the cell: oneDNN, and cuDNN in bfloat16, would rearrange all weights for every byte.
-    """
-    one = len(x) == 1 and not torch.is_grad_enabled()
-    dtype = product_dtype(x)
-    if not _plain(lstm) or (has_lstm(x) and not one):
-        slow = dtype == torch.float16 and not has_lstm(x) and torch.is_autocast_enabled(x.device.type)
-        if slow:
-            x = x.float()
-        if hidden is not None:
-            hidden = tuple(part.to(x.dtype) for part in hidden)
-        with torch.autocast(x.device.type, enabled=False) if slow else nullcontext():
-            return lstm(x, hidden)
-    if dtype == torch.float16:
-        dtype = lstm.weight_hh_l0.dtype
-    with torch.autocast(x.device.type, enabled=False):
-        x = x.to(dtype)
-        weights = [weight.to(dtype) for weight in lstm._flat_weights]
-        if hidden is None:
-            hidden = (x.new_zeros(1, *x.shape[1:]),) * 2
-        h, c = (part.detach().to(dtype) for part in hidden)  # (1, B, D) each
-        if one:
-            h, c = torch.lstm_cell(x[0], (h[0], c[0]), *weights)  # (B, D) each
-            return h.unsqueeze(0), (h.unsqueeze(0), c.unsqueeze(0))
-        if dtype == torch.bfloat16 and lstm.hidden_size >= WIDE and torch.is_grad_enabled():
-            y, c = _Loop.apply(x, h, c, *weights)
-            return y, (y[-1:].detach().clone(), c)  # a view would keep all steps
-        y, h, c = torch.lstm(x, (h, c), weights, True, 1, 0.0, lstm.training, False, False)
-        return y, (h, c)
-
-
-def _plain(lstm: nn.Module) -> bool:
-    """Whether it is PyTorch's own LSTM, unwatched, of one layer in one direction, with biases."""
-    return stock(lstm, nn.LSTM) and lstm.num_layers == 1 and len(lstm._flat_weights) == 4 and not lstm.batch_first
-
-
-class _Loop(torch.autograd.Function):
-    """The LSTM step by step, with products in the format of x and everything else in float32.
+    """lstm(x, hidden): x (T, B, D) -> h of every step (T, B, D), and the last (h, c), (1, B, D) each.
 
         i, f, g, o = split(W_x x_t + W_h h_t-1 + b);   i, f, o = sigmoid(i, f, o), g = tanh(g)
         c_t = f c_t-1 + i g;   h_t = o tanh(c_t)
 
-    What does not depend on the step before is one product for all steps: W_x x forward, and backward all
-    gradients but those of the gates. That leaves a product of (B, D) and (D, 4D) per step and direction.
+    hidden: (h, c) of the step before, in any number format; None for zeros.
     """
-
-    @staticmethod
-    def forward(ctx, x, h, c, w_x, w_h, b_x, b_h):
-        """x (T, B, D), h, c (1, B, D), w_x, w_h (4D, D), b_x, b_h (4D,) -> h of all steps (T, B, D), the last c"""
-        bptt, n_streams, d_model = x.shape
-        gates = torch.addmm(b_x + b_h, x.flatten(0, 1), w_x.T).float().unflatten(0, (bptt, n_streams))  # (T, B, 4D)
-        by_w_h = laid_out(w_h, n_streams)
-        hs = torch.cat([h, torch.empty_like(x)])  # (T + 1, B, D)
-        cs = torch.cat([c.float(), torch.empty(x.shape)])
-        tanh_c = torch.empty(x.shape)
-        for t in range(bptt):
-            gates[t] += by_w_h(hs[t])  # (B, 4D)
-            i, f, g, o = gates[t].chunk(4, 1)
-            gates[t, :, : 2 * d_model].sigmoid_()
-            g.tanh_()
-            o.sigmoid_()
-            torch.mul(f, cs[t], out=cs[t + 1]).addcmul_(i, g)
-            torch.tanh(cs[t + 1], out=tanh_c[t])
-            hs[t + 1] = o * tanh_c[t]
-        ctx.save_for_backward(x, hs, cs, gates, tanh_c, w_x, w_h)
-        c = cs[-1:].to(x.dtype)
-        ctx.mark_non_differentiable(c)
-        return hs[1:], c
-
-    @staticmethod
-    def backward(ctx, d_hs, _):
-        x, hs, cs, gates, tanh_c, w_x, w_h = ctx.saved_tensors
-        bptt, n_streams, d_model = x.shape
-        i, f, g, o = gates.chunk(4, 2)  # (T, B, D) each
-        c_by_h = o * (1 - tanh_c.square())  # the local derivatives, (T, B, D) or, of i, f and g, (T, B, 3, D)
-        ifg_by_c = torch.stack([g * i * (1 - i), cs[:-1] * f * (1 - f), i * (1 - g.square())], 2)
-        o_by_h = tanh_c * o * (1 - o)
-        d_gates = torch.empty(bptt, n_streams, 4, d_model, dtype=x.dtype)
-        d_h, d_c = torch.zeros(2, n_streams, d_model)
-        by_w_h_transposed = laid_out(w_h.T, n_streams)
-        for t in reversed(range(bptt)):
-            d_h = d_hs[t] + d_h
-            d_c = d_c.addcmul(d_h, c_by_h[t])
-            torch.mul(ifg_by_c[t], d_c.unsqueeze(1), out=d_gates[t, :, :3])
-            torch.mul(o_by_h[t], d_h, out=d_gates[t, :, 3])
-            d_c = d_c * f[t]
-            d_h = by_w_h_transposed(d_gates[t].flatten(1)).float()
-        d_gates = d_gates.view(-1, 4 * d_model)  # (T B, 4D)
-        d_x = (d_gates @ w_x).view(x.shape)
-        d_b = d_gates.float().sum(0).to(x.dtype)
-        d_w_x, d_w_h = (d_gates.T @ inputs.flatten(0, 1) for inputs in (x, hs[:-1]))
-        return d_x, None, None, d_w_x, d_w_h, d_b, d_b
+    if hidden is not None:
+        hidden = tuple(part.to(x.dtype) for part in hidden)
+    # On a CPU, autocast knows no LSTM: there it computes in the format of its weights.
+    with torch.autocast("cpu", enabled=False) if x.device.type == "cpu" else nullcontext():
+        return lstm(x, hidden)

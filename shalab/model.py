@@ -13,8 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from shalab.attention import AttentionHead
 from shalab.boom import Boom
-from shalab.device import product_dtype, stock
-from shalab.dropout import Dropout
+from shalab.dropout import dropout
 from shalab.errors import ABOVE_0, COUNT, FLAG, NATURAL, RATE, InputError, refuse, whole, wrong_fields
 from shalab.induction import start_copying
 from shalab.lstm import recurrent
@@ -87,44 +86,11 @@ class State(NamedTuple):
     """What a model carries from window to window, per block, detached from the gradient.
 
     hidden[l]  the LSTM's (h, c), (1, B, D) each
-    memory[l]  (M, B, D), or None for a block without attention; a list of B RollingMemory while bytes are
-               read one by one
+    memory[l]  (M, B, D), or None for a block without attention
     """
 
     hidden: tuple[tuple[Tensor, Tensor], ...]
-    memory: tuple["Tensor | list[RollingMemory] | None", ...]
-
-
-class RollingMemory:
-    """The last `limit` rows (M, D) that one stream wrote, as a view that moves through a longer buffer.
-
-    Appending a row costs the same on average whatever the memory holds, where concatenating would copy all of it for
-    every byte; the buffer is as long as what was read, not as `limit`. Rows are written in place: a memory belongs to
-    one reader and cannot be returned to.
-    """
-
-    def __init__(self, rows: Tensor, limit: int):
-        self.limit = max(1, limit)
-        self._move(last(rows, self.limit))
-
-    def append(self, row: Tensor) -> Tensor:
-        """row (D,) -> the memory with it, (M, D), a view"""
-        if self.end == len(self.buffer):
-            self._move(last(self.buffer, self.limit - 1))
-        self.buffer[self.end] = row
-        self.end += 1
-        return self.buffer[max(0, self.end - self.limit) : self.end]
-
-    def _move(self, rows: Tensor) -> None:
-        """To the front of a buffer with room for a quarter more: four rows are copied per byte, about."""
-        self.buffer = rows.new_empty(len(rows) + max(64, len(rows) // 4), rows.shape[-1])
-        self.buffer[: len(rows)] = rows
-        self.end = len(rows)
-
-
-def last(x: Tensor, n: int) -> Tensor:
-    """The last n rows of x, all of them if it has fewer; none for n <= 0, where x[-0:] would be everything."""
-    return x[max(0, len(x) - max(0, n)) :]
+    memory: tuple[Tensor | None, ...]
 
 
 class Block(nn.Module):
@@ -151,22 +117,8 @@ class Block(nn.Module):
         h = drop(x, self.dropout)  # no residual around the LSTM
         weights = None
         if self.attention is not None:
-            m, h = self.norm_memory(h), self.norm_mid(h)  # (T, B, D) each
-            if isinstance(memory, list):
-                contexts = [rows.append(row) for rows, row in zip(memory, m[0], strict=True)]  # (M, D) per stream
-                if stock(self.attention, AttentionHead):
-                    read = self.attention.read_one(h, contexts)  # (1, B, D)
-                else:  # watched or replaced: called, stream by stream, since their memories may differ in length
-                    streams = zip(h.split(1, 1), m.split(1, 1), contexts, strict=True)
-                    reads = [self.attention(q, row, rows.unsqueeze(1), drop)[0] for q, row, rows in streams]
-                    read = torch.cat(reads, 1).to(h.dtype)  # (1, B, D)
-            else:
-                if memory is None:
-                    memory = m[:0].detach()
-                dtype = product_dtype(m)  # what attention would round it to: half the memory, the same products
-                context = torch.cat([last(memory, max_context - len(h)).to(dtype), m.detach().to(dtype)])  # (K, B, D)
-                memory = last(context, max_context)  # (M, B, D)
-                read, weights = self.attention(h, m, context, drop, need_weights)  # (T, B, D)
+            window, h = self.norm_memory(h), self.norm_mid(h)  # (T, B, D) each
+            read, memory, weights = self.attention(h, window, memory, max_context, drop, need_weights)
             h = h + drop(read, self.dropout)
         h, x = self.norm_ff(h), self.norm_boom(h)  # the residual starts from the normalised h
         h = h + drop(self.boom(x, drop), self.dropout)
@@ -219,7 +171,7 @@ class SHARNN(nn.Module):
         elif state.hidden[0][0].shape[1] != x.shape[1]:
             raise InputError(f"state is of {state.hidden[0][0].shape[1]} streams, x of {x.shape[1]}")
         hidden, memory, weights = [], [], {}
-        drop = Dropout(self.training)
+        drop = dropout(self.training)
         again = self.checkpoint_blocks and torch.is_grad_enabled()
         if again:
             drop.draw()

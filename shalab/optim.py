@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from shalab.door import door
 from shalab.errors import ABOVE_0, AT_LEAST_0, RATE, refuse, wrong
 
 
@@ -58,33 +59,24 @@ class Lamb(Optimizer):
                 self._update(group, params, [p.grad for p in params])
         return loss
 
+    @door
     def _update(self, group: dict, params: list[Tensor], grads: list[Tensor]) -> None:
-        """All of `params` go through each line together: few launches for a GPU, the same time on a CPU."""
-        for p in params:
-            if not self.state[p]:
-                self.state[p] = {"m": torch.zeros_like(p), "v": torch.zeros_like(p)}
-        m = [self.state[p]["m"] for p in params]
-        v = [self.state[p]["v"] for p in params]
+        """One tensor after the other."""
         beta1, beta2 = group["betas"]
-        torch._foreach_lerp_(m, grads, 1 - beta1)
-        torch._foreach_mul_(v, beta2)
-        torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
-
-        denominator = torch._foreach_sqrt(v)
-        torch._foreach_add_(denominator, group["eps"])
-        update = torch._foreach_div(m, denominator)
-        if group["weight_decay"]:
-            torch._foreach_add_(update, params, alpha=group["weight_decay"])
-
-        w_norm = torch.stack(torch._foreach_norm(params)).clamp(max=10)  # (number of tensors,)
-        u_norm = torch.stack(torch._foreach_norm(update))
-        ratio = torch.where((w_norm == 0) | (u_norm == 0), 1.0, w_norm / u_norm)
-        if group["min_trust"] is not None:
-            ratio = ratio.clamp(min=group["min_trust"])
-        torch._foreach_mul_(update, list((-group["lr"] * ratio).unbind()))
-        torch._foreach_add_(params, update)
-        for p, *values in zip(params, w_norm, u_norm, ratio, strict=True):
-            self.state[p].update(zip(("weight_norm", "update_norm", "trust_ratio"), values, strict=True))
+        for w, g in zip(params, grads, strict=True):
+            state = self.state[w]
+            if not state:
+                state["m"], state["v"] = torch.zeros_like(w), torch.zeros_like(w)
+            m, v = state["m"], state["v"]
+            m.copy_(beta1 * m + (1 - beta1) * g)
+            v.copy_(beta2 * v + (1 - beta2) * g**2)
+            u = m / (v.sqrt() + group["eps"]) + group["weight_decay"] * w
+            w_norm, u_norm = w.norm().clamp(max=10), u.norm()
+            ratio = torch.where((w_norm == 0) | (u_norm == 0), 1.0, w_norm / u_norm)
+            if group["min_trust"] is not None:
+                ratio = ratio.clamp(min=group["min_trust"])
+            w.sub_(group["lr"] * ratio * u)
+            state.update(weight_norm=w_norm, update_norm=u_norm, trust_ratio=ratio)
 
 
 def adamw(

@@ -1,39 +1,45 @@
 """What a run costs, before it is run: memory, arithmetic, memory traffic and time, from formulas.
 
-T window, B streams, N = T B, D width, H Boom width, L blocks, A blocks with a head, K bytes of context, V vocabulary,
-P parameters. An update of `accumulate` windows:
+T window, B streams, N = T B bytes per window, D width, H Boom width, L blocks, A blocks with a head, K bytes of
+context, V vocabulary, P parameters. An update reads `accumulate` windows. Of one window:
 
-*Multiply-adds.* A weight is used three times per byte: forward, for the gradient of its input and for its own. LSTMs
-have 8 D^2 weights in products, Boom D H, a head's query D^2, the decoder D V. A head multiplies T x K weights with the
-context twice forward and four times backward; on a CPU the memory's rows get no gradient, so that only 4 K + 2 T of
-those 6 K products are left. Masked products count: they are computed.
+*Multiply-adds.* Each weight is used three times per byte: forward, for the gradient of its input, and for its own. In
+products an LSTM has 8 D^2 weights, Boom D H, a head's query D^2, and the decoder D V. A head also multiplies T x K
+attention weights with the context, twice forward and four times backward. On a CPU the rows of the memory get no
+gradient, which leaves 4 K + 2 T of those 6 K products per byte. Products that the mask throws away are computed, so
+they count.
 
-*Memory.* The larger of two moments. Before the backward pass: P times the weight, LAMB's two moments and the best
-weights so far, and all that is stored. In the update: P times these, the gradient, and what LAMB makes of it. Stored
-are, N times, what the backward pass needs of each byte: L (block D + boom H) + A head D + vocab V, with bytes per
-element as in `Path`: counted for a CPU in float32, with PyTorch's hooks on saved tensors (in bfloat16 a CPU holds less
-and computes differently: there are no formulas for it). A B D K times: the context of every head, and the memory before
-it. A B T K times: its attention weights, where they are kept: on a CPU, up to KEPT; above, what is at hand of one
-stream's. The gradients of one block are as large again as what it stores. With checkpointed blocks only the L blocks'
-inputs are stored, and one block in full, with one head at most.
+*Memory.* Two moments of an update take much, and the larger one counts. Before the backward pass there are the
+parameters, each with its weight, LAMB's two moments and the best weights so far, and all that is stored for the
+backward pass. In the optimizer's step nothing of that is stored any more; instead there are the parameters' gradients
+and what LAMB makes of them. Stored are, in bytes per element as `DeviceCosts` has them:
 
-*Traffic.* Everything stored is written, read, and its gradient written and read: 4 times; a recurrent matrix of 4 D^2
-is read anew for each of T time steps, forward and backward, because step t + 1 needs h_t; P parameters pass 12 times
-through LAMB in float32.
+    N times         L (block D + boom H) + A head D + vocab V
+    A B D K times   context: what each head attends to, and the memory that it was made from
+    A B T K times   weights: the attention weights. A CPU keeps them if they are no more than KEPT; if they are more, it
+                    computes them part by part, and only one part, of one stream, is there at a time
 
-*Time.* 2 multiply-adds / (arithmetic's peak x share) + traffic / (bandwidth x share). On a GPU the shares are
-an assumption: what well-tuned kernels usually reach. Two measurements check them: the paper's half hour per epoch on a
-TITAN V, and 303 kB/s of its preset on an H100, where they say 316. There the update took 5.9 GB, where the formula for
-memory says 6.9. `shalab.laboratory.scaling` fits both formulas on a CPU, in float32, on small models and checks them on
-larger ones.
+The gradients of one block take as much again as what the block stores. With checkpointed blocks, only the inputs of the
+L blocks are stored, and one block in full, with one head at most. For the CPU the bytes were counted in float32, with
+PyTorch's hooks on saved tensors; in bfloat16 a CPU stores less and computes differently, and there are no formulas.
+
+*Traffic.* All that is stored is written and read, and so is its gradient: 4 times. A recurrent matrix of 4 D^2 weights
+is read again in each of T time steps, forward and backward, because step t + 1 needs h_t. P parameters pass through
+LAMB 12 times in float32.
+
+*Time.* 2 multiply-adds / (peak of arithmetic x share) + traffic / (bandwidth x share). On a GPU the shares are an
+assumption: what well-tuned kernels usually reach. Two measurements check it. The paper reports half an hour per epoch
+on a TITAN V, which the formulas give within 15 %. Of its preset an H100 read 303 kB/s, where they say 316; there an
+update took 5.9 GB, where the formula for memory says 6.9. `shalab.laboratory.scaling` fits both formulas to small
+models on a CPU, in float32, and checks them on larger ones.
 """
 
 from dataclasses import dataclass, replace
 
 import torch
 
-from shalab.attention import CHUNK, KEPT
 from shalab.errors import ABOVE_0, InputError, refuse, wrong
+from shalab.fast.attention import CHUNK, KEPT
 from shalab.model import SHARNN, ModelConfig
 from shalab.presets import Preset
 from shalab.train import TrainConfig
@@ -41,7 +47,7 @@ from shalab.train import TrainConfig
 
 @dataclass(frozen=True)
 class Card:
-    """A device by its vendor's figures: memory in GB (1e9 bytes), dense half-precision TFLOP/s, memory GB/s."""
+    """A GPU by its vendor's figures: memory in GB (1e9 bytes), dense half-precision TFLOP/s, bandwidth in GB/s."""
 
     memory_gb: float
     tflops: float
@@ -65,31 +71,45 @@ SHARE_OF_TFLOPS, SHARE_OF_BANDWIDTH = 0.5, 0.7
 
 
 @dataclass(frozen=True)
-class Path:
-    """How a kind of device computes: bytes per parameter, and per element of what is stored (see above)."""
+class DeviceCosts:
+    """How many bytes a kind of device takes for what an update holds (see above).
 
-    parameter: int  # between updates
+    parameter  between updates
+    update     in the optimizer's step, more per parameter: its gradient and what LAMB makes of it
+    block, boom, head, vocab, context, weights  per element of what is stored for the backward pass
+    operand    per element of a matrix product's operand
+    process    of a process that holds no model
+    memory_gets_gradients  whether attention computes gradients of the memory's rows, which are then thrown away
+    """
+
+    parameter: int
+    update: int
     block: int
     boom: int
     head: int
     vocab: int
     context: int
     weights: int
-    element: int  # of a matrix product's operand
-    base: float  # of a process that holds no model
-    all_context_learns: bool  # whether attention computes gradients of rows that have none
-    update: int = 12  # per parameter: gradients and what the optimizer makes of them, when all that is stored is gone
+    operand: int
+    process: float
+    memory_gets_gradients: bool
 
 
-# CPU, float32: the LSTM of oneDNN alone keeps 62 bytes per element. LAMB takes all tensors together: root and update.
-CPU = Path(16, 82, 4, 28, 12, 8, 4, 4, 0.35e9, False)
-# GPU, half precision: cuDNN's LSTM keeps 16 bytes per element, masks one; LayerNorms and sums are in float32.
-GPU = Path(18, 34, 3, 30, 12, 11, 0, 2, 0.6e9, True)
+# In float32. oneDNN's LSTM alone keeps 62 bytes per element. LAMB takes all tensors together: their roots and updates.
+CPU = DeviceCosts(
+    parameter=16, update=12, block=82, boom=4, head=28, vocab=12, context=8, weights=4, operand=4,
+    process=0.35e9, memory_gets_gradients=False,
+)  # fmt: skip
+# In half precision. cuDNN's LSTM keeps 16 bytes per element, and masks take one; LayerNorms and sums are in float32.
+GPU = DeviceCosts(
+    parameter=18, update=12, block=34, boom=3, head=30, vocab=12, context=11, weights=0, operand=2,
+    process=0.6e9, memory_gets_gradients=True,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one update with a full memory; peak_bytes is the larger of two moments, before backward and in the update."""
+    """Of one update with a full memory. peak_bytes: the larger of two moments, before backward and in LAMB's step."""
 
     n_bytes: int
     multiply_adds: int
@@ -103,13 +123,13 @@ class Cost:
         return arithmetic + self.traffic_bytes / (card.gb_per_s * 1e9 * SHARE_OF_BANDWIDTH)
 
 
-def multiply_adds(model: ModelConfig, bptt: int, n_context: int, path: Path = CPU) -> tuple[int, int]:
-    """Per byte of a training step: those with weights, those of attention."""
-    d_model, heads = model.d_model, len(model.attention_layers)
-    weights = model.n_layers * (8 * d_model**2 + d_model * model.d_boom) + heads * d_model**2
-    weights += d_model * model.vocab_size
-    products = 6 * n_context if path.all_context_learns else 4 * n_context + 2 * bptt
-    return 3 * weights, heads * d_model * products
+def multiply_adds(model: ModelConfig, bptt: int, n_context: int, device: DeviceCosts = CPU) -> tuple[int, int]:
+    """Per byte of a training step: those with the model's weights, and those of attention with the context."""
+    d_model, n_heads = model.d_model, len(model.attention_layers)
+    n_weights = model.n_layers * (8 * d_model**2 + d_model * model.d_boom) + n_heads * d_model**2
+    n_weights += d_model * model.vocab_size
+    products = 6 * n_context if device.memory_gets_gradients else 4 * n_context + 2 * bptt
+    return 3 * n_weights, n_heads * d_model * products
 
 
 def n_parameters(model: ModelConfig) -> int:
@@ -117,36 +137,36 @@ def n_parameters(model: ModelConfig) -> int:
         return SHARNN(model).n_parameters
 
 
-def update_cost(model: ModelConfig, train: TrainConfig, path: Path = GPU) -> Cost:
+def update_cost(model: ModelConfig, train: TrainConfig, device: DeviceCosts = GPU) -> Cost:
     """The formulas above, for one update."""
     bptt, streams, d_model = train.bptt, train.batch_size, model.d_model
     n_context = max(model.max_context, bptt)
-    n, heads = bptt * streams, len(model.attention_layers)
+    n, n_heads = bptt * streams, len(model.attention_layers)
     parameters = n_parameters(model)
-    block = path.block * d_model + path.boom * model.d_boom
-    weights = n * n_context if n * n_context <= KEPT else 6 * min(CHUNK, bptt * n_context)
-    head = n * path.head * d_model + streams * n_context * path.context * d_model + path.weights * weights
+    block = n * (device.block * d_model + device.boom * model.d_boom)
+    attn_weights = n * n_context if n * n_context <= KEPT else 6 * min(CHUNK, bptt * n_context)
+    head = n * device.head * d_model + streams * n_context * device.context * d_model + device.weights * attn_weights
     if train.checkpoint_blocks:
-        stored = n * (4 * model.n_layers * d_model + block) + min(heads, 1) * head
-        stored += max(0, heads - 1) * streams * n_context * path.element * d_model
+        stored = 4 * n * model.n_layers * d_model + block + min(n_heads, 1) * head
+        stored += max(0, n_heads - 1) * streams * n_context * device.operand * d_model
     else:
-        stored = n * model.n_layers * block + heads * head
-    stored += n * block
-    stored += n * path.vocab * model.vocab_size
-    recurrent = bptt * model.n_layers * 2 * 4 * d_model**2 * path.element
+        stored = model.n_layers * block + n_heads * head
+    stored += block  # the gradients of one
+    stored += n * device.vocab * model.vocab_size
+    recurrent = bptt * model.n_layers * 2 * 4 * d_model**2 * device.operand
     return Cost(
         n_bytes=n * train.accumulate,
-        multiply_adds=sum(multiply_adds(model, bptt, n_context, path)) * n * train.accumulate,
+        multiply_adds=sum(multiply_adds(model, bptt, n_context, device)) * n * train.accumulate,
         traffic_bytes=(4 * stored + recurrent) * train.accumulate + 12 * 4 * parameters,
-        parameter_bytes=path.parameter * parameters,
+        parameter_bytes=device.parameter * parameters,
         stored_bytes=stored,
-        peak_bytes=path.base + path.parameter * parameters + max(stored, path.update * parameters),
+        peak_bytes=device.process + device.parameter * parameters + max(stored, device.update * parameters),
     )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A preset on a card, by vendor's figures and formulas: nothing here was measured on it."""
+    """A preset on a card, by formulas and the vendor's figures. Nothing of it was measured."""
 
     card: str
     memory_gb: float
@@ -160,20 +180,18 @@ def plan(preset: Preset, n_train: int, cards: dict[str, Card]) -> list[Plan]:
     """What `preset` costs on each card, for a training split of n_train bytes."""
     if n_train // preset.train.batch_size < 2:
         raise InputError(f"{n_train} training bytes cannot feed {preset.train.batch_size} streams of at least 2 bytes")
-    cost, budget, train = update_cost(preset.model, preset.train), preset.budget, preset.train
-    steps = budget.total_steps(n_train, train, seed=0)
-    return [
-        Plan(
-            name, card.memory_gb, cost.peak_bytes / 1e9, 2 * cost.multiply_adds / 1e12, cost.n_bytes / seconds / 1e3,
-            hours=budget.minutes / 60 if steps is None else steps * seconds / 3600,
-        )
-        for name, card in cards.items()
-        for seconds in [cost.seconds(card)]
-    ]  # fmt: skip
+    cost, budget, plans = update_cost(preset.model, preset.train), preset.budget, []
+    steps = budget.total_steps(n_train, preset.train, seed=0)
+    for name, card in cards.items():
+        seconds = cost.seconds(card)
+        hours = budget.minutes / 60 if steps is None else steps * seconds / 3600
+        tflop, kb_per_s = 2 * cost.multiply_adds / 1e12, cost.n_bytes / seconds / 1e3
+        plans.append(Plan(name, card.memory_gb, cost.peak_bytes / 1e9, tflop, kb_per_s, hours))
+    return plans
 
 
-def savings(model: ModelConfig, train: TrainConfig, path: Path = GPU) -> dict[str, float]:
-    """GB of an update's peak that each way to make it smaller saves: option of `shalab train` -> GB, most first."""
+def savings(model: ModelConfig, train: TrainConfig, device: DeviceCosts = GPU) -> dict[str, float]:
+    """What would lower an update's peak: option of `shalab train` -> GB saved, most first."""
     smaller = {
         f"--max-context {model.max_context // 2}": (replace(model, max_context=model.max_context // 2), train),
         "--checkpoint-blocks": (model, replace(train, checkpoint_blocks=True)),
@@ -181,6 +199,6 @@ def savings(model: ModelConfig, train: TrainConfig, path: Path = GPU) -> dict[st
     for name in ("batch_size", "bptt"):
         if half := getattr(train, name) // 2:
             smaller[f"--{name.replace('_', '-')} {half}"] = model, replace(train, **{name: half})
-    now = update_cost(model, train, path).peak_bytes
-    saved = {option: (now - update_cost(*changed, path).peak_bytes) / 1e9 for option, changed in smaller.items()}
+    now = update_cost(model, train, device).peak_bytes
+    saved = {option: (now - update_cost(*changed, device).peak_bytes) / 1e9 for option, changed in smaller.items()}
     return dict(sorted(saved.items(), key=lambda item: -item[1]))

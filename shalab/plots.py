@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
@@ -27,18 +29,24 @@ def drawable(text: str, longest: int = 40) -> str:
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")  # a legend leaves out what begins with _
 
 
-def curve(axes, x: Sequence, y: Sequence[float | None], log: bool = False, **style) -> None:
+def curve(
+    axes: Axes,
+    x: Sequence | np.ndarray,
+    y: Sequence[float | None] | np.ndarray,
+    log: bool = False,
+    **style: Any,
+) -> None:
     """A line through the numbers that there are: a gap where one is missing, a dot where one stands alone.
 
     Missing is None, what is not finite, and with `log` what is not above 0. Of no number at all, nothing is drawn.
     """
-    y = np.array(y, float)
-    there = np.isfinite(y) & ((y > 0) | (not log))
+    heights = np.array(y, float)
+    there = np.isfinite(heights) & ((heights > 0) | (not log))
     if there.any():
         alone = there & ~np.append(False, there[:-1]) & ~np.append(there[1:], False)
         if alone.any():
             style = {"marker": "o", "markersize": 4, "markevery": alone.tolist(), **style}
-        axes.plot(x, np.where(there, y, np.nan), **style)
+        axes.plot(x, np.where(there, heights, np.nan), **style)
         axes.set_yscale("log" if log else "linear")
 
 
@@ -57,10 +65,11 @@ def learning_curve(metrics: list[dict], references: dict[str, float] | None = No
 
 def draw_learning_curve(axes, train: list, valid: list, references: dict[str, float] | None = None) -> None:
     """train and valid: (bytes read, bits per byte) each; bits that are missing are None or not finite."""
-    for points, style in (
+    styles_of: tuple[tuple[list, dict[str, Any]], ...] = (
         (train, {"color": BLUE, "linewidth": 1.2, "label": "train (smoothed)"}),
         (valid, {"color": ORANGE, "marker": "o", "markersize": 4, "markevery": None, "label": "valid"}),
-    ):
+    )
+    for points, style in styles_of:
         curve(axes, [n_bytes / 1e6 for n_bytes, _ in points], [bpc for _, bpc in points], **style)
     for name, bpc in (references or {}).items():
         axes.axhline(bpc, color=GREY, linestyle="--", linewidth=1)
@@ -105,7 +114,8 @@ def benchmark(results: dict) -> Figure:
     scores = results.get("learning", [])
     for model, style in zip(dict.fromkeys(row["model"] for row in scores), styles(), strict=False):
         points = [(row["minutes"] * row["threads"], row["valid_bpc"]) for row in scores if row["model"] == model]
-        curve(learning, *zip(*points, strict=True), marker="o", markevery=None, label=drawable(model), **style)
+        minutes, bpc = zip(*points, strict=True)
+        curve(learning, minutes, bpc, marker="o", markevery=None, label=drawable(model), **style)
     learning.set(xlabel="minutes of training, times threads", ylabel="valid bits per byte", xlim=(0, None))
     learning.grid(alpha=0.3)
     if scores:
@@ -134,7 +144,8 @@ class MovingAverage:
         self.keep, self.sum, self.weight = keep, 0.0, 0.0
 
     def __call__(self, value: float | None) -> float | None:
-        if finite(value) is None:
+        value = finite(value)
+        if value is None:
             return None
         self.sum = self.keep * self.sum + (1 - self.keep) * value
         self.weight = self.keep * self.weight + (1 - self.keep)
@@ -200,7 +211,7 @@ def lines(
     axes = figure.subplots()
     looks = styles()
     for name, values in curves.items():
-        style = {"color": GREY, "linestyle": "--"} if name == reference else next(looks)
+        style: dict[str, Any] = {"color": GREY, "linestyle": "--"} if name == reference else next(looks)
         curve(axes, x, values, yscale == "log", **style, label=drawable(name))
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)

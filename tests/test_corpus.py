@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from shalab import InputError, corpus
+from shalab.bundled import assets_dir
 from shalab.cli import main
-from shalab.corpus import SOURCES, assets_dir, load_corpus
+from shalab.corpus import SOURCES, load_corpus
 
 PARTS = {"train": "b0acc815", "valid": "3d922506", "test": "6a4f9b33"}
 

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from shalab import SHARNN, ModelConfig, course
 from shalab.boom import gelu
 from shalab.device import Precision, _switches, bfloat16_pays, compiled
+from shalab.door import plain
 from shalab.dropout import Dropout
 from shalab.generate import generate, generate_batch
 from shalab.laboratory.feedforward import FeedForward
@@ -65,18 +66,20 @@ def test_picking_training_and_generating_leave_the_process_as_it_was():
     code = """
 import os, warnings, torch, matplotlib
 import shalab.cli, shalab.plots, shalab.widgets
-from shalab import SHARNN, ModelConfig, device
+from shalab import SHARNN, ModelConfig
+from shalab.device import Precision, _switches
+from shalab.fast import process
 from shalab.corpus import load_corpus
 from shalab.generate import generate
 from shalab.train import TrainConfig, Trainer
-device.ctypes.CDLL = None  # malloc's options are set through it
+process.ctypes.CDLL = None  # malloc's options are set through it
 def look():
-    return (device._switches(), torch._dynamo.config.suppress_errors, torch.get_num_threads(), dict(os.environ),
+    return (_switches(), torch._dynamo.config.suppress_errors, torch.get_num_threads(), dict(os.environ),
             list(warnings.filters), dict(matplotlib.rcParams), torch.is_grad_enabled(), torch.get_default_dtype(),
             torch.backends.mkldnn.enabled, torch.are_deterministic_algorithms_enabled())
 before = look()
 for dtype in ("auto", "float32", "tf32", "bfloat16", "float16"):
-    precision = device.Precision.pick("cpu", dtype)
+    precision = Precision.pick("cpu", dtype)
     model = SHARNN(ModelConfig(256, 8, 16, 2, 1, (0,), 16))
     Trainer(model, load_corpus("enwik6"), TrainConfig(batch_size=2, bptt=4, compile=True), precision, 3)
     list(generate(model, b"a", 3, precision))
@@ -174,8 +177,8 @@ def test_hooks_fire_in_generation_and_change_nothing(two_heads, precision, promp
         seen.clear()
     found += rows
     assert found == expected and missing(called) == set()
-    inputs, (read, weights) = called["blocks.1.attention"][-1]
-    assert weights is None and read.shape == (1, 1, 12) and inputs[2].shape == (23, 1, 12)
+    inputs, (read, memory, weights) = called["blocks.1.attention"][-1]
+    assert weights is None and read.shape == (1, 1, 12) and inputs[2].shape == memory.shape == (23, 1, 12)
 
 
 def test_backward_and_pre_hooks_and_global_ones_fire(two_heads):
@@ -204,7 +207,7 @@ def test_what_a_hook_returns_is_used(two_heads):
     before = two_heads(x)[0]
     for module in (two_heads.blocks[0].lstm, two_heads.blocks[1].boom.widen, two_heads.blocks[1].attention):
         handle = module.register_forward_hook(
-            lambda m, x, y: (y[0] * 0, y[1]) if isinstance(y, tuple) else y * 0
+            lambda m, x, y: (y[0] * 0, *y[1:]) if isinstance(y, tuple) else y * 0
         )  # fmt: skip
         assert (two_heads(x)[0] - before).abs().max() > 1e-3
         handle.remove()
@@ -238,8 +241,9 @@ class Elman(nn.Module):
 class Nothing(nn.Module):
     """A head that reads the memory's mean."""
 
-    def forward(self, h, window, context, drop, need_weights=False):
-        return (h + context.mean(0)).to(h.dtype), None
+    def forward(self, h, window, memory, max_context, drop, need_weights=False):
+        context = window if memory is None else torch.cat([memory, window])
+        return (h + context.mean(0)).to(h.dtype), context.detach(), None
 
 
 def test_replaced_modules_are_used(two_heads, precision):
@@ -299,13 +303,13 @@ def test_a_feed_forward_layers_hooks_fire():
 
 
 @pytest.mark.parametrize("carried, used", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
-def test_a_state_of_another_format_is_converted(monkeypatch, carried, used):
-    """As on a device with an LSTM of its own, which takes one format only."""
-    monkeypatch.setattr("shalab.lstm.has_lstm", lambda x: True)
+def test_a_state_of_another_format_is_converted(carried, used):
+    """By the plain path, as on a device with an LSTM of its own, which takes one format only."""
     lstm, x = nn.LSTM(11, 11).to(used), torch.randn(7, 5, 11, dtype=used)
     hidden = torch.randn(2, 1, 5, 11).to(carried)
     expected = lstm(x, tuple(hidden.to(used)))[0]
-    assert torch.equal(recurrent(lstm, x, tuple(hidden))[0], expected)
+    with plain():
+        assert torch.equal(recurrent(lstm, x, tuple(hidden))[0], expected)
 
 
 def test_compiling_leaves_the_compilers_options(monkeypatch):
@@ -323,7 +327,7 @@ def test_only_the_command_line_keeps_freed_memory(text, precision, tmp_path, mon
     from shalab.cli import main
 
     kept = []
-    for place in ("device", "cli"):
+    for place in ("fast.process", "cli"):
         monkeypatch.setattr(f"shalab.{place}.keep_freed_memory", lambda: kept.append(True))
     preset = PRESETS["tiny"]
     (tmp_path / "own.txt").write_bytes(text.tobytes())

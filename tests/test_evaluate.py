@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from shalab import SHARNN, InputError, ModelConfig
 from shalab.baselines import _block_start, archivers, baselines, compressed_size, compressor_bpc
-from shalab.corpus import Corpus, assets_dir, load_corpus
+from shalab.bundled import assets_dir
+from shalab.corpus import Corpus, load_corpus
 from shalab.device import Precision
 from shalab.evaluate import Dynamic, charges, dynamic_charges, dynamic_evaluate, evaluate
 from shalab.generate import as_text, generate, generate_batch, sample

@@ -1,8 +1,10 @@
 """The contestants compute what they claim to, and the search cannot see what it must not."""
 
+import ast
 import json
 import subprocess
 from functools import partial
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -11,44 +13,55 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from shalab import SHARNN, InputError, Lamb, ModelConfig, course, plots
+from shalab import SHARNN, InputError, ModelConfig, course, plots
+from shalab.bundled import stored_result
 from shalab.corpus import Corpus, load_corpus
+from shalab.door import plain
 from shalab.dropout import Dropout
 from shalab.laboratory import bench, experiments, scaling, search
 from shalab.laboratory.bench import GPT_RECIPE, LAPTOP, as_markdown, multiply_adds
 from shalab.laboratory.feedforward import FeedForward, with_feed_forward
 from shalab.laboratory.gpt import GPT, GPTConfig, GPTTrainer
-from shalab.laboratory.plain import PlainLamb, PlainSHARNN
+
+ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("n_heads", [1, 3])
-def test_the_plain_path_is_the_fast_path_without_dropout(n_heads):
-    """Logits, memory, gradients and the weights after LAMB, over windows that fill the memory; in float64."""
-    config = ModelConfig(251, 21, 63, 3, n_heads, (1,), 23, 0.0, 0.0, 0.0, init_scale=1.0)
-    torch.manual_seed(1)
-    fast = SHARNN(config).double().train()
-    plain = PlainSHARNN(config).double().train()
-    plain.load_state_dict(fast.state_dict())
-    paths = []
-    for model, optimizer_type in ((fast, Lamb), (plain, PlainLamb)):
-        optimizer, state, outcomes = optimizer_type(model.parameters(), lr=0.02), None, []
-        for x in torch.randint(251, (4, 8, 5), generator=torch.Generator().manual_seed(3)):
-            logits, state = model(x[:-1], state)
-            optimizer.zero_grad()
-            F.cross_entropy(logits.flatten(0, 1), x[1:].flatten()).backward()
-            outcomes += [logits, state.memory[1], *(p.grad.clone() for p in model.parameters())]
-            optimizer.step()
-        paths.append([*outcomes, *model.parameters()])
-    for a, b in zip(*paths, strict=True):
-        assert (a - b).abs().max() < 1e-10
+def laboratory_modules(source):
+    """What Python source imports of the laboratory, wherever the import stands: names of its modules."""
+    names = []
+    flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT  # as notebooks have it
+    for node in ast.walk(compile(source, "source", "exec", flags)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "an import by its full name says where it comes from"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return {(name + "...").split(".")[2] for name in names if f"{name}.".startswith("shalab.laboratory.")}
 
 
-def test_plain_dropout_drops_everywhere_the_fast_path_does():
+def test_the_library_never_imports_the_laboratory():
+    assert laboratory_modules("def f():\n    from shalab import laboratory") == {""}
+    assert laboratory_modules("import shalab.laboratory.gpt") == {"gpt"}
+    files = {path.relative_to(ROOT / "shalab"): path for path in (ROOT / "shalab").rglob("*.py")}
+    imported = {name: laboratory_modules(path.read_text(encoding="utf-8")) for name, path in files.items()}
+    assert imported[Path("laboratory/bench.py")] >= {"gpt", "timing", "widgets"}
+    assert not {name: found for name, found in imported.items() if found and name.parts[0] != "laboratory"}
+
+
+def test_notebooks_run_experiments_and_no_development_tool():
+    """Search, benchmarks, scaling, timing and the GPT are imported by one another and by tests, by nothing else."""
+    for path in [*course.notebooks(), *(course.notebooks_dir() / "solutions").glob("*.ipynb")]:
+        cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        for source in cells:
+            assert laboratory_modules(source) <= {"experiments", "feedforward"}, f"{path.name}: {source}"
+
+
+def test_plain_dropout_drops_where_the_papers_code_does():
     config = ModelConfig(251, 11, 33, 3, 1, (1,), 23, 0.3, 0.2, 0.25, init_scale=1.0)
-    model = PlainSHARNN(config).train()
+    model = SHARNN(config).train()
     seen = []
     original = F.dropout
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, plain():
         patch.setattr(F, "dropout", lambda x, p, training: seen.append((p, tuple(x.shape))) or original(x, p, training))
         model(torch.zeros(7, 5, dtype=torch.long))
     attention = [(0.25, (7, 5, 11)), (0.25, (7, 5, 11)), (0.25, (5, 7, 7)), (0.25, (7, 5, 11))]
@@ -214,7 +227,7 @@ def test_experiments_write_what_the_notebooks_read(tmp_path, monkeypatch):
         monkeypatch.setattr("sys.argv", ["experiments", name, "--out", f"results/{name}.json"])
         experiments.main()
         found = json.loads((tmp_path / "results" / f"{name}.json").read_text(encoding="utf-8"))
-        assert set(found) >= set(experiments.result(name)) and name in found["command"]
+        assert set(found) >= set(stored_result(name)) and name in found["command"]
         if name == "boom":
             boom, wide, even = found["rows"]
             assert [row["d_inner"] for row in found["rows"]] == [32, 32, 16]

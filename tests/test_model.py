@@ -10,10 +10,12 @@ from torch.nn import functional as F
 from shalab import SHARNN, InputError, ModelConfig, import_original
 from shalab.attention import AttentionHead
 from shalab.boom import Boom, fold, gelu
-from shalab.device import Precision, bfloat16_pays, laid_out
-from shalab.dropout import POOL, Dropout
-from shalab.lstm import _Loop, recurrent
-from shalab.model import RollingMemory
+from shalab.device import Precision, bfloat16_pays
+from shalab.dropout import Dropout
+from shalab.fast.decoder import RollingMemory
+from shalab.fast.lstm import _Loop, laid_out
+from shalab.fast.masks import POOL, Masks
+from shalab.lstm import recurrent
 from shalab.presets import PRESETS
 
 OFF = {"dropout": 0.0, "dropout_input": 0.0, "dropout_hidden": 0.0}
@@ -85,7 +87,8 @@ def test_attention_by_hand():
     h = torch.tensor([[[1.0, -1.0]], [[-1.0, 1.0]]])  # LayerNorm leaves these as they are
     context = torch.tensor([[[2.0, 0.0]], [[0.0, 4.0]], [[1.0, 1.0]], [[3.0, -1.0]]])
     with torch.no_grad():
-        read, weights = head(h, context[-2:], context, Dropout(False), need_weights=True)
+        read, memory, weights = head(h, context[-2:], context[:2], 9, Dropout(False), need_weights=True)
+    assert torch.equal(memory, context)
     # query 0: q = (1/2, -1/2), k = context / 2, scores (q . k) / sqrt 2 = (1/2, -1, 0) / sqrt 2, last key hidden
     e = [math.exp(s / math.sqrt(2)) for s in (0.5, -1, 0)]
     row = [value / sum(e) for value in e] + [0]
@@ -99,16 +102,16 @@ def test_attention_by_hand():
 @pytest.mark.parametrize("n_heads", [1, 3])
 @pytest.mark.parametrize("memory", [0, 13])
 def test_fast_attention_is_the_explicit_one(n_heads, memory):
-    """Values and gradients of the loop over streams against autograd through softmax(q k^T + mask) v, in float64."""
+    """Values, memory and gradients of the loop over streams against autograd through the equations, in float64."""
     head = AttentionHead(21, n_heads, 0.0).double()
     h, window = torch.randn(2, 7, 5, 21, dtype=torch.double, requires_grad=True)
     past = torch.randn(memory, 5, 21, dtype=torch.double)
     probe = torch.randn(7, 5, 21, dtype=torch.double)
     outcomes = []
     for need_weights in (False, True):
-        read, weights = head(h, window, torch.cat([past, window.detach()]), Dropout(True), need_weights)
+        read, kept, weights = head(h, window, past, 100, Masks(True), need_weights)
         inputs = [h, window, *head.parameters()]
-        outcomes.append([read, *torch.autograd.grad((read * probe).sum(), inputs, retain_graph=True)])
+        outcomes.append([read, kept, *torch.autograd.grad((read * probe).sum(), inputs, retain_graph=True)])
     assert weights.shape == (5, n_heads, 7, memory + 7)
     for fast, explicit in zip(*outcomes, strict=True):
         assert (fast - explicit).abs().max() < 1e-12
@@ -121,11 +124,7 @@ def test_gradients_under_dropout_are_those_of_the_masks_that_were_drawn():
 
     def read(h, window):
         torch.manual_seed(1)  # the same masks at each call
-        return head(h, window, torch.cat([past, window.detach()]), Dropout(True))[0]
-
-    def function(h, window):  # as read, with context's last rows following `window`, for finite differences
-        torch.manual_seed(1)
-        return head(h, window, torch.cat([past, window]), Dropout(True))[0]
+        return head(h, window, past, 100, Masks(True))[0]
 
     probe = torch.randn(5, 3, 7, dtype=torch.double)
     grads = torch.autograd.grad((read(h, window) * probe).sum(), [h, window])
@@ -133,9 +132,9 @@ def test_gradients_under_dropout_are_those_of_the_masks_that_were_drawn():
         for index in itertools.islice(torch.ones_like(h).nonzero().tolist(), 0, None, 17):
             moved = [h.detach().clone(), window.detach().clone()]
             moved[which][tuple(index)] += 1e-6
-            up = (function(*moved) * probe).sum()
+            up = (read(*moved) * probe).sum()
             moved[which][tuple(index)] -= 2e-6
-            down = (function(*moved) * probe).sum()
+            down = (read(*moved) * probe).sum()
             assert grad[tuple(index)].item() == pytest.approx(((up - down) / 2e-6).item(), rel=1e-5, abs=1e-7)
 
 
@@ -148,7 +147,7 @@ def test_boom_is_widen_gelu_fold():
 
 
 def test_dropout_masks():
-    drop = Dropout(True)
+    drop = Masks(True)
     for p in (0.1, 0.5, 0.15):
         parts = drop.mask((101, 3, 4001), p, torch.float32)
         assert len(parts) == 3  # half a pool has room for 131 rows of 4,001
@@ -167,19 +166,19 @@ def test_dropout_masks():
     y.backward(torch.full_like(y, 7.0))
     assert torch.equal(x.grad, 7 * (y != 0) * 2) and torch.equal(y, x * (x.grad / 7))
     x = torch.randn(3)
-    assert Dropout(False)(x, 0.5) is x and drop(x, 0.0) is x
+    assert Masks(False)(x, 0.5) is x and drop(x, 0.0) is x
     assert set(drop(torch.ones(POOL // 2), 0.999).unique().tolist()) == {0.0, 256.0}
     torch.manual_seed(7)
-    first = Dropout(True)(torch.ones(97), 0.5)
+    first = Masks(True)(torch.ones(97), 0.5)
     torch.manual_seed(7)
-    assert torch.equal(first, Dropout(True)(torch.ones(97), 0.5))
+    assert torch.equal(first, Masks(True)(torch.ones(97), 0.5))
 
 
 @pytest.mark.parametrize("width", [512, 513, 1023, 1024, 1025, 3001])
 def test_rows_wider_than_half_a_pool_are_dropped_too(monkeypatch, width):
     """A pool of 1,024 elements: rows as wide as half of it, as all of it, and wider."""
-    monkeypatch.setattr("shalab.dropout.POOL", 1024)
-    drop, x = Dropout(True), torch.randn(101, 3, width, requires_grad=True)
+    monkeypatch.setattr("shalab.fast.masks.POOL", 1024)
+    drop, x = Masks(True), torch.randn(101, 3, width, requires_grad=True)
     assert max(part.numel() for part in drop.mask(x.shape, 0.25, torch.float32)) <= 512
     y = drop(x, 0.25)
     y.backward(torch.full_like(y, 7.0))
@@ -191,7 +190,7 @@ def test_rows_wider_than_half_a_pool_are_dropped_too(monkeypatch, width):
 
 
 def test_a_context_wider_than_the_pool_learns(monkeypatch):
-    monkeypatch.setattr("shalab.dropout.POOL", 128)
+    monkeypatch.setattr("shalab.fast.masks.POOL", 128)
     model, state = SHARNN(ModelConfig(256, 11, 33, 1, 1, (0,), 301, dropout_hidden=0.5)).train(), None
     for _ in range(5):
         logits, state = model(ids(97, 2), state)
@@ -358,8 +357,8 @@ def test_attention_in_parts_is_the_same(monkeypatch, chunk, kept):
         return [logits, *(p.grad for p in model.parameters())]
 
     whole = found()
-    monkeypatch.setattr("shalab.attention.CHUNK", chunk)
-    monkeypatch.setattr("shalab.attention.KEPT", kept)
+    monkeypatch.setattr("shalab.fast.attention.CHUNK", chunk)
+    monkeypatch.setattr("shalab.fast.attention.KEPT", kept)
     for a, b in zip(whole, found(), strict=True):
         assert torch.allclose(a, b, atol=1e-12)
 
@@ -368,7 +367,7 @@ def test_dropout_of_weights_that_are_computed_again_is_the_same(small, monkeypat
     x = torch.randint(256, (17, 5))
     found = []
     for kept in (10**9, 0):
-        monkeypatch.setattr("shalab.attention.KEPT", kept)
+        monkeypatch.setattr("shalab.fast.attention.KEPT", kept)
         torch.manual_seed(3)
         small.train().zero_grad()
         small(x, small(x)[1])[0].square().sum().backward()
@@ -464,12 +463,12 @@ def test_a_wide_lstm_learns_bfloat16_by_the_loop(monkeypatch):
     lstm, x = torch.nn.LSTM(11, 11), torch.randn(7, 5, 11)
     with torch.autocast("cpu", torch.bfloat16):
         narrow, (h, c) = recurrent(lstm, x, None)
-        monkeypatch.setattr("shalab.lstm.WIDE", 11)
+        monkeypatch.setattr("shalab.fast.lstm.WIDE", 11)
         monkeypatch.setattr("torch.lstm", None)
         wide, state = recurrent(lstm, x, None)
         monkeypatch.undo()
-        monkeypatch.setattr("shalab.lstm.WIDE", 11)
-        monkeypatch.setattr("shalab.lstm._Loop", None)
+        monkeypatch.setattr("shalab.fast.lstm.WIDE", 11)
+        monkeypatch.setattr("shalab.fast.lstm._Loop", None)
         with torch.no_grad():
             read, (h_read, c_read) = recurrent(lstm, x, None)
     for a, b in ((wide, narrow), (state[0], h), (state[1], c), (read, narrow), (h_read, h), (c_read, c)):

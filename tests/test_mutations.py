@@ -26,15 +26,15 @@ MUTATIONS = {
         "test_model.py::test_attention_by_hand",
     ),
     "a part of a window has its own part of the mask": (
-        "attention.py", "q.device)[rows]", "q.device)[: len(q)]",
+        "fast/attention.py", "q.device)[rows]", "q.device)[: len(q)]",
         "test_model.py::test_attention_in_parts_is_the_same",
     ),
     "the memory keeps its last rows, and none if there is no room": (
-        "model.py", "return x[max(0, len(x) - max(0, n)) :]", "return x[-n:]",
+        "attention.py", "return x[max(0, len(x) - max(0, n)) :]", "return x[-n:]",
         "test_model.py::test_memory_keeps_the_last_rows",
     ),
     "memory and window together fill the context": (
-        "model.py", "last(memory, max_context - len(h))", "last(memory, max_context)",
+        "attention.py", "last_rows(memory, max_context - len(window))", "last_rows(memory, max_context)",
         "test_golden.py::test_four_windows",
     ),
     "a collapsed vector is the one that was trained": (
@@ -42,11 +42,11 @@ MUTATIONS = {
         "test_model.py::test_collapse_changes_no_output",
     ),
     "the LSTM's own backward pass has the right derivatives": (
-        "lstm.py", "c_by_h = o * (1 - tanh_c.square())", "c_by_h = o * (1 - tanh_c)",
+        "fast/lstm.py", "c_by_h = o * (1 - tanh_c.square())", "c_by_h = o * (1 - tanh_c)",
         "test_model.py::test_lstm_step_by_step_is_that_of_pytorch",
     ),
     "dropout keeps the mean": (
-        "dropout.py", ".mul_(256 / (256 - threshold))", ".mul_(1.0)",
+        "fast/masks.py", ".mul_(256 / (256 - threshold))", ".mul_(1.0)",
         "test_model.py::test_dropout_masks",
     ),
     "the trust ratio has a floor": (
@@ -102,7 +102,7 @@ MUTATIONS = {
         "test_dashboard.py::test_thinned_keeps_the_first_the_last_and_every_kth",
     ),
     "a length costs what Elias' code takes": (
-        "tokenization.py", "return 2.0 * n.bit_length() - 1", "return 1.0 * n.bit_length()",
+        "tokenization/accounts.py", "return 2.0 * n.bit_length() - 1", "return 1.0 * n.bit_length()",
         "test_tokenization.py::test_length_is_charged_by_elias_code",
     ),
 }  # fmt: skip

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from shalab import SHARNN, InputError, Lamb, ModelConfig, import_original
 from shalab.batches import Streams
 from shalab.checkpoint import load_model, save_checkpoint
-from shalab.dropout import Dropout
 from shalab.evaluate import Dynamic
+from shalab.fast.masks import Masks
 from shalab.generate import generate, sample
 from shalab.model import _ORIGINAL_NAMES
 from shalab.plan import Card
@@ -147,7 +147,7 @@ def test_checkpointed_blocks_learn_the_same(model, x, seed, dropout):
     model.train(dropout)
     found = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shalab.dropout.POOL", 1 << 12)  # sooner drawn
+        patch.setattr("shalab.fast.masks.POOL", 1 << 12)  # sooner drawn
         for model.checkpoint_blocks in (False, True):
             torch.manual_seed(seed)
             model.zero_grad()
@@ -214,10 +214,10 @@ def test_a_draw_is_one_of_the_likeliest_that_reach_top_p(logits, temperature, to
 @given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 40), st.sampled_from([8, 16, 64]), st.data())
 def test_a_mask_covers_every_element_once(rows, streams, width, pool, data):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shalab.dropout.POOL", pool)
+        patch.setattr("shalab.fast.masks.POOL", pool)
         torch.manual_seed(data.draw(st.integers(0, 2**32)))
         x = torch.randn(rows, streams, width, dtype=torch.double, requires_grad=True)
-        y = Dropout(True)(x, 0.5)
+        y = Masks(True)(x, 0.5)
         y.sum().backward()
     assert set(x.grad.unique().tolist()) <= {0.0, 2.0} and torch.equal(y, x * x.grad)
 

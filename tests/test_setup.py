@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import shalab
+
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    "errors files metrics corpus download batches parallel device dropout lstm attention boom induction model optim "
-    "presets evaluate generate checkpoint events clock divergence snapshot train plan background "
-    "run_config run export cli"
+    "errors files metrics bundled corpus download batches parallel device dropout lstm attention boom induction model "
+    "optim presets evaluate generate checkpoint events clock divergence snapshot train plan background run_config run "
+    "export cli"
 ).split()
+TOKENIZATION = "tokenizer pieces counting accounts attacks".split()
 
 
 def lock():
@@ -38,6 +41,12 @@ def test_lock_pins_everything_exactly_and_within_the_bounds():
         assert requirement.specifier.contains(version), requirement
 
 
+def test_version_has_one_source():
+    assert "version" not in project()["project"] and project()["project"]["dynamic"] == ["version"]
+    assert project()["tool"]["hatch"]["version"]["path"] == "shalab/__init__.py"
+    assert f"\nversion: {shalab.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
 def test_conda_takes_the_same_lock_and_python():
     text = (ROOT / "environment.yml").read_text(encoding="utf-8")
     assert "- -r requirements.lock" in text and "- -e ." in text
@@ -47,9 +56,11 @@ def test_conda_takes_the_same_lock_and_python():
 def test_readme_names_every_module_and_no_other():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^  (\w+)\.py ", readme, re.M)
-    assert listed == [*ORDER, "baselines", "plots", "tokenization", "course"]
-    compared = re.findall(r"^    (\w+)\.py ", readme, re.M)
-    assert {path.stem for path in (ROOT / "shalab" / "laboratory").glob("*.py")} == {*compared, "__init__"}
+    assert listed == [*ORDER, "baselines", "plots", "course"]
+    in_folders = re.findall(r"^    (\w+)\.py ", readme, re.M)
+    assert in_folders[: len(TOKENIZATION)] == TOKENIZATION
+    for folder, names in (("tokenization", TOKENIZATION), ("laboratory", in_folders[len(TOKENIZATION) :])):
+        assert {path.stem for path in (ROOT / "shalab" / folder).glob("*.py")} == {*names, "__init__"}
     assert {path.stem for path in (ROOT / "shalab").glob("*.py")} == {*listed, "__init__", "__main__"}
 
 
@@ -58,6 +69,11 @@ def test_modules_import_only_modules_before_them():
         imports = re.findall(r"^(?:from shalab\.(\w+) import|from shalab import (\w+))", _source(name), re.M)
         for imported in (a or b for a, b in imports):
             assert imported in ORDER[:place], f"{name} imports {imported}"
+    for place, name in enumerate(TOKENIZATION):
+        imports = re.findall(r"^from shalab\.([\w.]+) import", _source(f"tokenization/{name}"), re.M)
+        for imported in imports:
+            before = {"errors", "metrics", *(f"tokenization.{earlier}" for earlier in TOKENIZATION[:place])}
+            assert imported in before, f"tokenization.{name} imports {imported}"
 
 
 def test_no_module_but_one_names_a_device_or_moves_a_tensor():

@@ -38,7 +38,7 @@ def run(number, steps, folder):
 
 def test_start_here_says_that_training_was_stopped_and_draws_no_infinite_bar(tmp_path):
     given = """
-from shalab.laboratory.experiments import result
+from shalab.bundled import stored_result
 rungs, trained = {"unigram": 5.3, "gzip -9": 2.6, "xz -9e": 2.0}, [1.7, 2.3]
 """
     said = run(

@@ -592,7 +592,7 @@ def test_without_a_compiler_compiling_changes_nothing(text, precision, monkeypat
 def test_dismissed_helpers_are_gone_and_come_back():
     """In a process of its own, which has two threads whatever this machine has."""
     code = (
-        "import os, torch; from shalab.device import dismiss_helpers; torch.set_num_threads(2)\n"
+        "import os, torch; from shalab.fast.process import dismiss_helpers; torch.set_num_threads(2)\n"
         "def threads(): (torch.ones(1 << 20) * 2).sum(); return len(os.listdir('/proc/self/task'))\n"
         "before = threads(); dismiss_helpers()\n"
         "print(before - len(os.listdir('/proc/self/task')), threads() - before)"

@@ -5,9 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from shalab.attention import attention_mask
+from shalab.attention import attention_mask, last_rows
 from shalab.checks import exercise
-from shalab.model import last
 
 # T window, D width, M bytes in memory, K = M + T
 
@@ -88,8 +87,8 @@ def absorb(w_query: Tensor, w_key: Tensor) -> Tensor:
 
 
 def _remember(memory, window, max_context):
-    context = torch.cat([last(memory, max_context - len(window)), window])
-    return context, last(context, max_context)
+    context = torch.cat([last_rows(memory, max_context - len(window)), window])
+    return context, last_rows(context, max_context)
 
 
 def _python_slices(memory, window, max_context):
@@ -99,7 +98,7 @@ def _python_slices(memory, window, max_context):
 
 def _cut_afterwards(memory, window, max_context):
     context = torch.cat([memory, window])
-    return context, last(context, max_context)
+    return context, last_rows(context, max_context)
 
 
 def _oldest(memory, window, max_context):
@@ -171,11 +170,11 @@ def _vectors(generator):
     _vectors,
     mistakes={
         "c and f swapped": (
-            lambda *arguments: _overparam(*arguments, first="f"),
+            lambda vector, weight, bias: _overparam(vector, weight, bias, first="f"),
             "The first D numbers are c, which goes through tanh; the last D are f, the gate.",
         ),
         "the bare vector goes in": (
-            lambda *arguments: _overparam(*arguments, squash=lambda vector: vector),
+            lambda vector, weight, bias: _overparam(vector, weight, bias, squash=lambda vector: vector),
             "The matrix sees sigmoid(v_s), not v_s.",
         ),
     },

@@ -107,15 +107,15 @@ def _vectors(generator):
     _vectors,
     mistakes={
         "wrong axis": (
-            lambda *arguments: _normalised(*arguments, dim=0),
+            lambda x, gain, bias: _normalised(x, gain, bias, dim=0),
             "That is over time. Every vector is normalised by itself, over its D numbers: dim=-1 and keepdim=True.",
         ),
         "divided by D - 1": (
-            lambda *arguments: _normalised(*arguments, correction=1),
+            lambda x, gain, bias: _normalised(x, gain, bias, correction=1),
             "LayerNorm's variance divides by D; torch's var and std divide by D - 1 unless told correction=0.",
         ),
         "variance for standard deviation": (
-            lambda *arguments: _normalised(*arguments, root=False),
+            lambda x, gain, bias: _normalised(x, gain, bias, root=False),
             "Divide by the square root of the variance.",
         ),
     },
@@ -125,7 +125,7 @@ def layer_norm(x, gain, bias) -> Tensor:
     return _normalised(x, gain, bias)
 
 
-def _gradient(lstm: nn.LSTM, x: Tensor, bptt: int, carry) -> Tensor:
+def _gradient(lstm: nn.LSTM, x: Tensor, bptt: int, carry):
     hidden = None
     for begin in range(0, len(x), bptt):
         outputs, hidden = lstm(x[begin : begin + bptt], carry(hidden))
@@ -149,11 +149,11 @@ def _networks(generator):
     _networks,
     mistakes={
         "the state is thrown away": (
-            lambda *arguments: _gradient(*arguments, carry=lambda hidden: None),
+            lambda lstm, x, bptt: _gradient(lstm, x, bptt, carry=lambda hidden: None),
             "Every window starts from zeros. Hand the last window's (h, c) to the next one.",
         ),
         "the state is not detached": (
-            lambda *arguments: _gradient(*arguments, carry=lambda hidden: hidden),
+            lambda lstm, x, bptt: _gradient(lstm, x, bptt, carry=lambda hidden: hidden),
             "The second backward pass ran into the first window's graph, which is gone: h.detach(), c.detach().",
         ),
         "not truncated": (_whole, "That is the gradient through the whole text. It has to stop where a window begins."),

@@ -1,10 +1,11 @@
-"""Archivers that predict better than those of Python's library, and the trained model read as they read:
+"""Archivers that predict better than those in Python's library, and the trained model, learning while it reads:
 
 python -m shalab.laboratory.archivers --out assets/results/archivers.json
 
-They go on learning while they read a slice; a model does only with `dynamic_evaluate`, which reads valid and then test
-in one pass. Of zpaq's archive its own index is a part that grows, too: with `-fragment 11` valid costs 1.508 instead of
-1.513, and the learning model's lead is 0.02 on valid and 0.04 on test. PPMd's variant I gives 1.691 and 2.254.
+The archivers keep learning while they read a slice. The model does so only under `dynamic_evaluate`, which reads valid
+and then test in one pass. Part of zpaq's archive is an index, which grows too: with `-fragment 11` valid costs 1.508
+instead of 1.513, and the learning model's lead is 0.02 on valid and 0.04 on test. PPMd's variant I gives 1.691 and
+2.254.
 
 Needs `zpaq` (Debian's package of that name) and `pip install pyppmd`, and takes some minutes.
 """
@@ -25,7 +26,7 @@ from shalab.device import Precision
 from shalab.errors import InputError
 from shalab.evaluate import dynamic_evaluate, evaluate
 
-ORDER, MEMORY = 16, 256 << 20  # of PPMd: contexts of up to 16 bytes, and so much room that its counts never start anew
+ORDER, MEMORY = 16, 256 << 20  # of PPMd: contexts of up to 16 bytes, and enough memory to keep all of its counts
 
 
 def zpaq_size(data: bytes) -> int:

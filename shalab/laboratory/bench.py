@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from unittest import mock
 
 import nbformat
 import torch
@@ -27,14 +26,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from shalab import course
-from shalab.device import Precision, bfloat16_pays, dismiss_helpers, keep_freed_memory
-from shalab.dropout import POOL
+from shalab.device import Precision, bfloat16_pays
+from shalab.door import TRICKS, plain
 from shalab.evaluate import charges
+from shalab.fast.masks import POOL
+from shalab.fast.process import dismiss_helpers, keep_freed_memory
 from shalab.generate import generate
 from shalab.laboratory.gpt import GPTConfig, GPTTrainer
-from shalab.laboratory.plain import PlainLamb, PlainSHARNN
 from shalab.laboratory.search import open_corpus
-from shalab.laboratory.timing import full_state, ratio, seconds
+from shalab.laboratory.timing import full_state, median_ratio, seconds_in_turns
 from shalab.laboratory.widgets import bench_widgets
 from shalab.model import SHARNN, ModelConfig
 from shalab.optim import Lamb
@@ -91,14 +91,14 @@ def training_step(model: SHARNN, optimizer, case: Case, dtype: str = "auto") -> 
 
 def peak_gflops(dtype: torch.dtype, size: int = 2048) -> float:
     a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
-    taken = seconds({"product": lambda: a @ b}, 15)["product"]
+    taken = seconds_in_turns({"product": lambda: a @ b}, 15)["product"]
     return 2 * size**3 / statistics.median(taken) / 1e9
 
 
-def read_gbs(n_bytes: int = 1 << 30) -> float:
+def memory_gb_per_s(n_bytes: int = 1 << 30) -> float:
     """GB/s of a pass over more memory than any cache holds."""
     x = torch.ones(n_bytes // 4)
-    return n_bytes / statistics.median(seconds({"sum": x.sum}, 7)["sum"]) / 1e9
+    return n_bytes / statistics.median(seconds_in_turns({"sum": x.sum}, 7)["sum"]) / 1e9
 
 
 def machine() -> dict:
@@ -116,36 +116,37 @@ def machine() -> dict:
         "torch": torch.__version__,
         "float32_gflops": peak_gflops(torch.float32),
         "bfloat16_gflops": peak_gflops(torch.bfloat16) if bfloat16_pays() else "",
-        "read_gb_per_s": read_gbs(),
+        "read_gb_per_s": memory_gb_per_s(),
     }
 
 
 def bench_training(peaks: dict, rounds: int = 15) -> list[dict]:
-    """Training bytes per second of the fast and the plain path, same weights, same windows, dropout 0.1.
+    """Training bytes per second with all tricks and with none, same weights, same windows, dropout 0.1.
 
     cost_by_memory: the fast path's time beside its own with a memory of 1,000 where that is a case too.
     """
-    paths = {"fast": (SHARNN, Lamb, "auto"), "plain": (PlainSHARNN, PlainLamb, "float32")}
+    paths = {"fast": "auto", "plain": "float32"}
     steps = {}
     for case in CASES:
-        for path, (model_type, optimizer_type, dtype) in paths.items():
+        for path, dtype in paths.items():
             torch.manual_seed(0)
-            model = model_type(case.config).train()
-            steps[case, path] = training_step(model, optimizer_type(model.parameters()), case, dtype)
-    taken = seconds(steps, rounds)
+            model = SHARNN(case.config).train()
+            step = training_step(model, Lamb(model.parameters()), case, dtype)
+            steps[case, path] = plainly(step) if path == "plain" else step
+    taken = seconds_in_turns(steps, rounds)
     rows = []
     for case in CASES:
         n_bytes = case.batch_size * case.bptt
-        fast, plain = (statistics.median(taken[case, path]) for path in paths)
+        fast, slow = (statistics.median(taken[case, path]) for path in paths)
         gflops = 2 * sum(multiply_adds(case.config, case.bptt, case.memory + case.bptt)) * n_bytes / fast / 1e9
         smaller = taken.get((replace(case, memory=1000), "fast"))
         rows.append(
             {
                 "size": case.name, "batch": f"{case.batch_size} x {case.bptt}", "memory": case.memory,
                 "products": str(Precision.pick("cpu").dtype).removeprefix("torch."),
-                "fast_bytes_per_s": n_bytes / fast, "plain_bytes_per_s": n_bytes / plain,
-                "ratio": ratio(taken[case, "plain"], taken[case, "fast"]),
-                "cost_by_memory": ratio(taken[case, "fast"], smaller) if smaller else "", "gflops": gflops,
+                "fast_bytes_per_s": n_bytes / fast, "plain_bytes_per_s": n_bytes / slow,
+                "ratio": median_ratio(taken[case, "plain"], taken[case, "fast"]),
+                "cost_by_memory": median_ratio(taken[case, "fast"], smaller) if smaller else "", "gflops": gflops,
                 "share_of_float32_peak": gflops / peaks["float32_gflops"],
                 "share_of_bfloat16_peak": gflops / peak if (peak := peaks["bfloat16_gflops"]) else "",
             }
@@ -160,13 +161,6 @@ def bench_tricks(rounds: int = 15) -> list[dict]:
     model = SHARNN(case.config).train()
     step = training_step(model, Lamb(model.parameters()), case)
 
-    def without(target: str) -> Callable[[], None]:
-        def run():
-            with mock.patch(target, lambda x: True):
-                step()
-
-        return run
-
     def in_thread():
         thread = threading.Thread(target=step)
         thread.start()
@@ -174,12 +168,11 @@ def bench_tricks(rounds: int = 15) -> list[dict]:
 
     steps = {
         "all tricks": step,
-        "PyTorch's dropout outside attention": without("shalab.dropout.draws_fast"),
-        "PyTorch's attention": without("shalab.attention.draws_fast"),
-        "the plain LAMB": training_step(model, PlainLamb(model.parameters()), case),
+        **{f"without {name}": plainly(step, name) for name in TRICKS if name not in ELSEWHERE},
         "float32 only": training_step(model, Lamb(model.parameters()), case, "float32"),
+        "none": plainly(training_step(model, Lamb(model.parameters()), case, "float32")),
     }
-    taken = seconds(steps, rounds)
+    taken = seconds_in_turns(steps, rounds)
     rows = [_trick(name, slow, taken["all tricks"]) for name, slow in taken.items()]
     if sys.platform == "linux":
         pairs = [[_in_fresh_process(f"_laptop_steps({keep})") for keep in (False, True)] for _ in range(rounds // 3)]
@@ -189,13 +182,26 @@ def bench_tricks(rounds: int = 15) -> list[dict]:
             "in a second thread": lambda: (dismiss_helpers(), in_thread()),
             "in a second thread, the first one's helpers kept": lambda: (torch.ones(POOL).exp(), in_thread()),
         }
-        taken = seconds(threads, rounds)
+        taken = seconds_in_turns(threads, rounds)
         rows += [_trick(name, slow, taken["in the same thread"]) for name, slow in taken.items()]
     return rows
 
 
+ELSEWHERE = ("rolling memories", "one pass of silu, feed-forward")  # not in an update of this model
+
+
+def plainly(act: Callable[[], None], *names: str) -> Callable[[], None]:
+    """act, with the tricks of these names off; with all of them off if none is named."""
+
+    def run():
+        with plain(*names):
+            act()
+
+    return run
+
+
 def _trick(name: str, slow: Sequence[float], fast: Sequence[float]) -> dict:
-    return {"step": name, "milliseconds": 1e3 * statistics.median(slow), "times_as_long": ratio(slow, fast)}
+    return {"step": name, "milliseconds": 1e3 * statistics.median(slow), "times_as_long": median_ratio(slow, fast)}
 
 
 def _laptop_steps(keep: bool) -> float:
@@ -204,7 +210,7 @@ def _laptop_steps(keep: bool) -> float:
         keep_freed_memory()
     model = SHARNN(CASES[0].config).train()
     step = training_step(model, Lamb(model.parameters()), CASES[0])
-    return statistics.median(seconds({"step": step}, 15)["step"])
+    return statistics.median(seconds_in_turns({"step": step}, 15)["step"])
 
 
 def _in_fresh_process(call: str):
@@ -220,27 +226,28 @@ def bench_generation(peaks: dict, memory: int = 5000) -> list[dict]:
     for name, preset, n_bytes, rounds in (("laptop", LAPTOP, 200, 9), ("paper", PAPER, 20, 5)):
         torch.manual_seed(0)
         model = SHARNN(replace(preset.model, max_context=memory)).eval()
-        plain = PlainSHARNN(model.config).eval()
-        plain.load_state_dict(model.state_dict())
         precision = Precision.pick("cpu")
         stream = generate(model, prompt, 10**9, precision)
-        plain_state = full_state(plain, 1, memory)
 
-        def plain_bytes(n=n_bytes, plain=plain, state=plain_state):
-            with torch.no_grad():
+        full = full_state(model, 1, memory)
+
+        def plain_bytes(n=n_bytes, model=model, state=full):
+            with torch.no_grad(), plain():
                 for _ in range(n):
-                    logits, state = plain(torch.zeros(1, 1, dtype=torch.long), state)
+                    logits, state = model(torch.zeros(1, 1, dtype=torch.long), state)
                     torch.multinomial((logits[0, 0] / 0.8).softmax(-1), 1)
 
-        taken = seconds({"fast": lambda n=n_bytes, s=stream: [next(s) for _ in range(n)], "plain": plain_bytes}, rounds)
+        taken = seconds_in_turns(
+            {"fast": lambda n=n_bytes, s=stream: [next(s) for _ in range(n)], "plain": plain_bytes}, rounds
+        )
         fast, slow = (n_bytes / statistics.median(taken[path]) for path in ("fast", "plain"))
-        read = SHARNN(replace(model.config, collapsed=True)).n_parameters + 2 * memory * model.config.d_model
-        touched = precision.dtype.itemsize * read
+        numbers_read = SHARNN(replace(model.config, collapsed=True)).n_parameters + 2 * memory * model.config.d_model
+        bytes_read = precision.dtype.itemsize * numbers_read
         rows.append(
             {
                 "size": name, "memory": memory, "fast_bytes_per_s": fast, "plain_bytes_per_s": slow,
-                "ratio": ratio(taken["plain"], taken["fast"]), "mb_touched_per_byte": touched / 1e6,
-                "share_of_bandwidth": touched * fast / 1e9 / peaks["read_gb_per_s"],
+                "ratio": median_ratio(taken["plain"], taken["fast"]), "mb_touched_per_byte": bytes_read / 1e6,
+                "share_of_bandwidth": bytes_read * fast / 1e9 / peaks["read_gb_per_s"],
             }
         )  # fmt: skip
         print(rows[-1], flush=True)
@@ -269,11 +276,11 @@ def bench_evaluation(n_streams: int = 16, window: int = 1024) -> list[dict]:
 
     jobs = {"train": train, "16 streams": lambda: score(n_streams, 12), "1 stream": lambda: score(1, 20)}
     sizes = {name: job() for name, job in jobs.items()}
-    taken = seconds(jobs, 5)
+    taken = seconds_in_turns(jobs, 5)
     return [
         {
             "reader": name, "bytes_per_s": sizes[name] / statistics.median(taken[name]),
-            "times_training": ratio(taken["train"], taken[name]) * sizes[name] / sizes["train"],
+            "times_training": median_ratio(taken["train"], taken[name]) * sizes[name] / sizes["train"],
         }
         for name in jobs
     ]  # fmt: skip
@@ -356,8 +363,8 @@ def bench_notebooks() -> list[dict]:
 
 
 def cell_seconds(cell) -> float:
-    times = cell.metadata.execution
-    began, ended = (datetime.fromisoformat(times[name]) for name in ("iopub.status.busy", "shell.execute_reply"))
+    execution = cell.metadata.execution
+    began, ended = (datetime.fromisoformat(execution[name]) for name in ("iopub.status.busy", "shell.execute_reply"))
     return (ended - began).total_seconds()
 
 

@@ -3,8 +3,8 @@
 python -m shalab.laboratory.experiments boom --out assets/results/boom.json
 
 All of them train on enwik6 with fixed seeds, on the CPU unless they say otherwise, and none sees its test slice before
-training is over. What is done so far lies in FILE.parts beside the file: the same command goes on from there. Delete it
-when the experiment has changed.
+training is over. FILE.parts, beside the file, keeps what is done so far, and the same command continues from there.
+Delete it when the experiment has changed.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch.optim import Adam
 
-from shalab.corpus import assets_dir, load_corpus
+from shalab.bundled import stored_result
+from shalab.corpus import load_corpus
 from shalab.device import Precision
 from shalab.divergence import NonFiniteError
 from shalab.evaluate import charges, evaluate
@@ -140,7 +141,7 @@ def lamb_control(
     longer[optimizer]: the run of `trust`, by LAMB with the floor and by Adam at a quarter of the rate, without bias
     correction and with: per seed learning, valid and test
     """
-    grid = result("lamb")
+    grid = stored_result("lamb")
 
     def run(optimizer: str, lr: float, warmup_steps: int, init_scale: str, seed: int = 0) -> float | None:
         trainer = small_trainer(
@@ -427,11 +428,6 @@ EXPERIMENTS: dict[str, Callable[..., dict]] = {
     "backoff": backoff, "boom": boom, "cuts": cuts, "induction": induction, "lamb": lamb,
     "lamb_control": lamb_control, "lamb_laptop": lamb_laptop, "trust": trust, "value_gate": value_gate,
 }  # fmt: skip
-
-
-def result(name: str) -> dict:
-    """The file of results that comes with the course."""
-    return json.loads((assets_dir() / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """What most readers would have picked instead: a small GPT, after nanoGPT's recipe for a CPU (Karpathy 2022).
 
-Pre-norm blocks, learned positions, tied embeddings, no biases, AdamW, random windows. The sizes are chosen for
-as many parameters as the laptop preset has; learning rate, window and batch were searched for: `assets/search.jsonl`.
+Pre-norm blocks, learned positions, tied embeddings, no biases, AdamW, random windows. The sizes give it as many
+parameters as the laptop preset has. Learning rate, window and batch were searched for: `assets/search.jsonl`.
 """
 
 import math
@@ -60,8 +60,8 @@ class Layer(nn.Module):
         p = self.dropout if self.training else 0.0
         qkv = self.qkv(self.norm_attention(h)).unflatten(-1, (3, self.n_heads, -1))  # (B, T, 3, N, D / N)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, N, T, D / N) each
-        read = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
-        h = h + F.dropout(self.out(read.transpose(1, 2).flatten(2)), p)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
+        h = h + F.dropout(self.out(attended.transpose(1, 2).flatten(2)), p)
         return h + F.dropout(self.narrow(F.gelu(self.widen(self.norm_ff(h)))), p)
 
 
@@ -92,7 +92,7 @@ class GPT(nn.Module):
 
 
 class GPTTrainer:
-    """`update` and `evaluate`, as of the library's Trainer as far as a comparison needs them."""
+    """As much of the library's Trainer as a comparison needs: `update` and `evaluate`."""
 
     def __init__(
         self, config: GPTConfig, corpus: Corpus, total_steps: int, seed: int = 0, precision: Precision | None = None
@@ -131,8 +131,9 @@ class GPTTrainer:
 
     @torch.no_grad()
     def evaluate(self, split: str = "valid", stride: int | None = None) -> float:
-        """Bits per byte of a split. Windows overlap by all but `stride` bytes, half a window unless told: the smaller
-        it is, the more a byte has before it, and the longer it takes.
+        """Bits per byte of a split. Windows overlap by all but `stride` bytes, by default half a window.
+
+        The smaller the stride, the more text each byte has before it, and the longer the evaluation takes.
         """
         self.model.eval()
         window = self.config.window

@@ -1,8 +1,8 @@
 """How cost grows: `python -m shalab.laboratory.scaling`.
 
-The formulas of `shalab.plan` fitted on small models and checked on larger ones, cost against context, several processes
-beside one, and a file of a gigabyte. Writes a .json for each and context.png into --out. Everything is measured in
-processes of its own, one after the other; memory on Linux only.
+Fits the formulas of `shalab.plan` to small models and checks them on larger ones; measures cost against context,
+several processes against one, and a file of a gigabyte. Writes a .json file for each, and context.png, into --out.
+Every measurement has a process of its own, one after the other; memory is measured on Linux only.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from shalab.corpus import load_corpus
-from shalab.device import Precision, keep_freed_memory
+from shalab.device import Precision
+from shalab.fast.process import keep_freed_memory
 from shalab.laboratory.search import open_corpus
 from shalab.laboratory.timing import full_state
 from shalab.model import SHARNN, ModelConfig
@@ -122,8 +123,8 @@ def fit_and_check(fitted: tuple[Size, ...] = FITTED, held_out: tuple[Size, ...] 
     coefficients = {}
     for key, x in terms.items():
         x, y = np.array(x), np.array([result[key] for result in measured])
-        share = x[: len(fitted)] / y[: len(fitted), None]  # every size's relative error counts alike
-        coefficients[key] = nonnegative(share, np.ones(len(fitted))).tolist()
+        relative = x[: len(fitted)] / y[: len(fitted), None]  # so that every size's relative error counts alike
+        coefficients[key] = nonnegative(relative, np.ones(len(fitted))).tolist()
         for row, predicted, found in zip(rows, x @ coefficients[key], y, strict=True):
             row[key], row[f"predicted_{key}"], row[f"error_{key}"] = found, predicted, predicted / found - 1
     return {"coefficients": coefficients, "sizes": rows}
@@ -225,9 +226,9 @@ def _speed(updates: int = 40) -> None:
 
 
 def cost_of_a_big_file(n_bytes: int = 10**9) -> list[dict]:
-    """MB of memory of its own that a process takes to verify and to train on enwik6, and on `n_bytes` zeros.
+    """MB of memory that a process needs to verify and train on enwik6, and on a file of `n_bytes` zeros.
 
-    Pages of the file that the system keeps are not counted: it takes them back when it needs them. Linux only.
+    Pages of the file that the system keeps in memory are not counted: it drops them when it needs room. Linux only.
     """
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -2,8 +2,8 @@
 
     python -m shalab.laboratory.search --megabytes 10 batch_size=32 dropout=0.2 lr=1e-2
 
-changes the laptop preset by the fields of ModelConfig and TrainConfig that are given. `dropout=` sets all
-three rates. With --gpt the fields are those of GPTConfig. A line of JSON per trial is added to --out.
+sets the given fields of ModelConfig and TrainConfig in the laptop preset. `dropout=` sets all three rates. With --gpt
+the fields are those of GPTConfig. Each trial appends a line of JSON to --out.
 """
 
 import argparse
@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 
 from shalab.corpus import Corpus, load_corpus
-from shalab.device import Precision, keep_freed_memory
+from shalab.device import Precision
 from shalab.errors import InputError
+from shalab.fast.process import keep_freed_memory
 from shalab.laboratory.gpt import GPTConfig, GPTTrainer
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN, ModelConfig
@@ -57,7 +58,7 @@ def changed(changes: dict) -> tuple[ModelConfig, TrainConfig]:
 
 
 def updates(n_bytes: int, train: TrainConfig) -> int:
-    """About how many of them read n bytes: windows are a little shorter than bptt on average."""
+    """About how many updates it takes to read n bytes. Windows are a little shorter than bptt on average."""
     return round(n_bytes / train.batch_size / train.bptt / 0.97)
 
 

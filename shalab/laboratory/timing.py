@@ -1,4 +1,4 @@
-"""Timings that can be compared: contestants take turns, since one machine's speed varies, and all memories are full."""
+"""Timings that can be compared: contestants take turns, since a machine's speed varies, and their memories are full."""
 
 import statistics
 import time
@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from shalab.model import SHARNN, State
 
 
-def seconds(functions: dict[Hashable, Callable], rounds: int) -> dict[Hashable, list[float]]:
-    """Calls all functions in turn, once to warm up and then `rounds` times: name -> seconds of each round."""
-    taken = {name: [] for name in functions}
+def seconds_in_turns(functions: dict[Hashable, Callable], rounds: int) -> dict[Hashable, list[float]]:
+    """Calls all functions in turn, once to warm up and then `rounds` times: name -> seconds that each call took."""
+    taken: dict[Hashable, list[float]] = {name: [] for name in functions}
     for turn in range(rounds + 1):
         for name, function in functions.items():
             began = time.perf_counter()
@@ -22,12 +22,13 @@ def seconds(functions: dict[Hashable, Callable], rounds: int) -> dict[Hashable, 
     return taken
 
 
-def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+def median_ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """How many times as long the slow one takes as the fast one: the median over rounds."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
 def full_state(model: SHARNN, n_streams: int, memory: int, dtype: torch.dtype = torch.float32) -> State:
-    """A state whose memories are full: rows as a LayerNorm makes them, in the format of products."""
+    """A state with full memories: random rows, normalised as a LayerNorm would, of the type that products take."""
     zeros = torch.zeros(1, n_streams, model.config.d_model)
     rows = F.layer_norm(torch.randn(memory, n_streams, model.config.d_model), (model.config.d_model,)).to(dtype)
     layers = range(model.config.n_layers)

@@ -18,7 +18,7 @@ from jupyter_client.manager import start_new_kernel
 
 from shalab.corpus import load_corpus
 from shalab.device import Precision
-from shalab.laboratory.timing import ratio
+from shalab.laboratory.timing import median_ratio
 from shalab.model import SHARNN, ModelConfig
 from shalab.presets import PRESETS
 from shalab.train import Trainer
@@ -175,7 +175,7 @@ def cost_of_a_dashboard(messages: int = 500, rounds: int = 15, updates: int = 20
         "ms_per_message": 1000 * each_s,
         "share_at_20_per_s": 20 * each_s,
         "largest_message_bytes": max(sizes),
-        "slowdown": ratio(taken["watched"], taken["alone"]),
+        "slowdown": median_ratio(taken["watched"], taken["alone"]),
     }
 
 

@@ -56,6 +56,6 @@ class Widget(anywidget.AnyWidget):
         raise NotImplementedError
 
     def _repr_mimebundle_(self, **kwargs):
-        data, metadata = super()._repr_mimebundle_(**kwargs)
+        data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
         image = base64.b64encode(png(self.picture())).decode()
         return {**data, "text/plain": self.summary(), "image/png": image}, metadata

@@ -1,5 +1,7 @@
 """Boom beside a Transformer's feed-forward layer: what each costs, and the fold step by step."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import traitlets
@@ -73,8 +75,8 @@ class BoomExplorer(Widget):
     d_model = traitlets.Int().tag(sync=True)
     chunks = traitlets.Int().tag(sync=True)
     costs = traitlets.Dict().tag(sync=True)
-    example = traitlets.List().tag(sync=True)  # (C, D) of the animation
-    bottoms = traitlets.List().tag(sync=True)  # (C, D), of the stack it ends in
+    example: traitlets.List[Any] = traitlets.List().tag(sync=True)  # (C, D) of the animation
+    bottoms: traitlets.List[Any] = traitlets.List().tag(sync=True)  # (C, D), of the stack it ends in
 
     def __init__(self, d_model: int = 256, chunks: int = 4):
         super().__init__(d_model=d_model, chunks=chunks)

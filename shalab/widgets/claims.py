@@ -1,5 +1,7 @@
 """An attack with a control: what would be published, beside all that a receiver must be told."""
 
+from typing import Any
+
 import traitlets
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
@@ -20,7 +22,8 @@ class ClaimDial(Widget):
     _esm = source("claims")
 
     setting = traitlets.Unicode().tag(sync=True)
-    rows = traitlets.List().tag(sync=True)  # of each claim: name, tokens, perplexity or None, claimed, honest, parts
+    # of each claim: name, tokens, perplexity or None, claimed, honest, parts
+    rows: traitlets.List[Any] = traitlets.List().tag(sync=True)
     shown = traitlets.Int(0).tag(sync=True)  # index of rows
 
     def __init__(self, claims: list[Claim], setting: str):

@@ -14,6 +14,7 @@ from shalab.background import Background, StateEvent
 from shalab.errors import InputError
 from shalab.events import as_line, read_metrics
 from shalab.plots import BLUE, GREEN, GREY, ORANGE, curve, draw_learning_curve, finite
+from shalab.run import Run
 from shalab.widgets.base import Widget, source
 from shalab.widgets.history import History
 
@@ -76,7 +77,7 @@ class Dashboard(Widget):
             history = history or History()
             if run:
                 run.listener = self  # events that come from here on wait for the lock
-            if hasattr(run, "metrics"):
+            if isinstance(run, Run):
                 history = History(run.metrics(), run.config.total_steps or 0)
             super().__init__(references=references or {}, controls=run is not None, history=history)
             self._sent = self._counts()
@@ -95,10 +96,11 @@ class Dashboard(Widget):
         cls, recorded: Path | list[dict], speed: float = 100.0, references: dict[str, float] | None = None
     ) -> "Dashboard":
         """Starts at once to show a recorded run again. recorded: its folder, or the lines of its metrics.jsonl."""
-        dashboard = cls(Replay(recorded if isinstance(recorded, list) else read_metrics(recorded), speed), references)
-        dashboard.run.start()
+        replay = Replay(recorded if isinstance(recorded, list) else read_metrics(recorded), speed)
+        dashboard = cls(replay, references)
+        replay.start()
         if speed == math.inf:
-            dashboard.run.wait()
+            replay.wait()
         return dashboard
 
     def show(self) -> None:
@@ -117,7 +119,7 @@ class Dashboard(Widget):
     def picture(self) -> Figure:
         points, history = list(self.history.points), self.history
         figure = Figure(figsize=(8, 6), layout="constrained")
-        above, below = figure.subfigures(2, 1, height_ratios=(3, 2))
+        (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 2))
         draw_learning_curve(
             above.subplots(), [(point[1], point[3]) for point in points], [(row[1], row[3]) for row in history.scores],
             self.references,
@@ -170,7 +172,7 @@ class Dashboard(Widget):
         elif event.state != "over":
             history.state, history.error = event.state, event.error
         elif history.state == "running":  # without an EndEvent
-            history.state = "stopped" if self.run.stop.is_set() else "over"
+            history.state = "stopped" if self.run and self.run.stop.is_set() else "over"
 
     def _counts(self) -> dict:
         history = self.history
@@ -210,11 +212,11 @@ class Dashboard(Widget):
                 with self._lock:
                     self.send_state("history")
                     self._sent = self._counts()
-            case {"ask": "pause"}:
+            case {"ask": "pause"} if self.run:
                 self.run.pause()
-            case {"ask": "continue"}:
+            case {"ask": "continue"} if self.run:
                 self.run.proceed()
-            case {"ask": "stop"}:
+            case {"ask": "stop"} if self.run:
                 self.run.stop.set()
 
 

@@ -1,5 +1,8 @@
 """Where a head looks: every query byte of a window against every byte that it can see, by age."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 import traitlets
@@ -93,7 +96,7 @@ class AttentionExplorer(Widget):
     head = traitlets.Int().tag(sync=True)
     query = traitlets.Int().tag(sync=True)
     pinned = traitlets.Int(None, allow_none=True).tag(sync=True)
-    _blocks = traitlets.List().tag(sync=True)
+    _blocks: traitlets.List[Any] = traitlets.List().tag(sync=True)
     _n_heads = traitlets.Int().tag(sync=True)
     _text = traitlets.Bytes().tag(sync=True)
     _reach = traitlets.Unicode().tag(sync=True)
@@ -150,8 +153,8 @@ class AttentionExplorer(Widget):
         bars = right.barh(range(len(top)), [weight for _, weight in top], color=BLUE)
         right.bar_label(bars, fmt="%.3g", padding=3)
         # The font that draws the picture has few scripts: what is not Latin-1 is written as an escape.
-        labels = [f"{self._around(row, age, 6)} {age:>6,}".encode("latin-1", "backslashreplace") for age, _ in top]
-        labels = [label.decode("latin-1") for label in labels]
+        words = [f"{self._around(row, age, 6)} {age:>6,}" for age, _ in top]
+        labels = [label.encode("latin-1", "backslashreplace").decode("latin-1") for label in words]
         right.set_yticks(range(len(top)), labels, parse_math=False, family="monospace", fontsize=9)
         right.invert_yaxis()
         right.margins(x=0.3)
@@ -171,9 +174,8 @@ class AttentionExplorer(Widget):
     @traitlets.validate("block", "head", "query", "pinned")
     def _exists(self, proposal: dict) -> int | None:
         name, value = proposal["trait"].name, proposal["value"]
-        if name == "block":
-            there = self._blocks
-        else:
+        there: Sequence[int] = self._blocks
+        if name != "block":
             there = range(self._n_heads if name == "head" else self._n_queries)
         if value is not None and value not in there:
             expected = f"one of {there}" if name == "block" else f"from 0 to {there[-1]}"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from statistics import median
+from typing import Any
 
 from shalab.errors import InputError
 from shalab.plots import MovingAverage, finite
@@ -16,7 +17,7 @@ class Thinned:
             raise InputError(f"capacity must be even and at least 2, got {capacity}")
         self.capacity, self.k, self.count = capacity, 1, 0
         self.kept: list = []
-        self.last = None
+        self.last: Any = None
 
     def add(self, point) -> None:
         if self.count % self.k == 0:
@@ -49,7 +50,9 @@ class History:
     """
 
     def __init__(self, lines: Iterable[dict] = (), total_steps: int = 0, capacity: int = 1000):
-        self.points, self.scores, self.trust = Thinned(capacity), [], []
+        self.points = Thinned(capacity)
+        self.scores: list[tuple[int, int, float, float]] = []
+        self.trust: list[tuple[int, int, float, float, float, float]] = []
         self.sample, self.total_steps, self.state, self.error = "", total_steps, "ready", ""
         self.seconds_left = math.nan
         self._bpc, self._bytes, self._seconds = MovingAverage(), MovingAverage(), MovingAverage()
@@ -75,7 +78,7 @@ class History:
                 read, took = self._bytes(line["n_bytes"] - n_bytes), self._seconds(line["elapsed_s"] - elapsed_s)
                 self.seconds_left = (self.total_steps - line["step"]) * took / (line["step"] - step)
                 bpc = self._bpc(line["bpc"])
-                speed = read / took if took else 0.0
+                speed = read / took if read and took else 0.0
                 where = (line["step"], line["n_bytes"], line["elapsed_s"])
                 self.points.add((*where, bpc, finite(line["lr"]), finite(line["grad_norm"]), speed))
             case "eval" if not self.scores or line["step"] > self.scores[-1][0]:

@@ -1,6 +1,7 @@
 """What the head sees while a text is read window by window: the memory, the causal mask, and what is dropped."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import traitlets
@@ -8,9 +9,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from shalab.attention import attention_mask
+from shalab.attention import attention_mask, last_rows
 from shalab.errors import InputError
-from shalab.model import last
 from shalab.plots import BLUE, ORANGE
 from shalab.widgets.base import Widget, as_bytes, source
 
@@ -36,10 +36,10 @@ class Reading:
 
 def reading(step: int, bptt: int, max_context: int) -> Reading:
     """The rule of `shalab.model.Block`, applied to positions instead of vectors; step counts from 0."""
-    held = last(range(step * bptt), max_context)
-    memory = last(held, max_context - bptt)
+    held = last_rows(range(step * bptt), max_context)
+    memory = last_rows(held, max_context - bptt)
     window = range(step * bptt, (step + 1) * bptt)
-    return Reading(memory, window, last(range(memory.start, window.stop), max_context))
+    return Reading(memory, window, last_rows(range(memory.start, window.stop), max_context))
 
 
 def kinds(read: Reading) -> np.ndarray:
@@ -68,7 +68,7 @@ class MemoryView(Widget):
     step = traitlets.Int().tag(sync=True)
     text = traitlets.Bytes().tag(sync=True)
     spans = traitlets.Dict().tag(sync=True)  # memory, window, kept -> [start, stop]
-    seen = traitlets.List().tag(sync=True)  # (T,) number of context rows that each query sees
+    seen: traitlets.List[Any] = traitlets.List().tag(sync=True)  # (T,) number of context rows that each query sees
     last_step = traitlets.Int().tag(sync=True)  # from then on nothing changes but the positions
 
     def __init__(self, bptt: int = 8, max_context: int = 20, step: int = 2, text: str | bytes | np.ndarray = b""):

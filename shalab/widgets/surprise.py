@@ -1,5 +1,7 @@
 """A text coloured by what each byte cost, under one model or several."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import traitlets
@@ -53,7 +55,8 @@ class SurpriseMap(Widget):
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)  # of what can be shown: models, then differences
     n_models = traitlets.Int().tag(sync=True)
     bits = traitlets.Bytes().tag(sync=True)  # float32, (names, N)
-    costly = traitlets.List().tag(sync=True)  # for each name, the bytes with the largest numbers, largest first
+    # for each name, the bytes with the largest numbers, largest first
+    costly: traitlets.List[Any] = traitlets.List().tag(sync=True)
     shown = traitlets.Int(0).tag(sync=True)  # index of names
     cursor = traitlets.Int(0).tag(sync=True)  # index of text
 
@@ -70,7 +73,7 @@ class SurpriseMap(Widget):
         self.values = np.array(rows + [row - rows[0] for row in rows[1:]])  # (names, N), float64
         super().__init__(
             text=text, names=names, n_models=len(rows), bits=self.values.astype("<f4").tobytes(),
-            costly=[np.argsort(-abs(row), stable=True)[:10].tolist() for row in self.values],
+            costly=[np.argsort(-abs(row), kind="stable")[:10].tolist() for row in self.values],
         )  # fmt: skip
 
     @classmethod

@@ -1,5 +1,7 @@
 """One text under several tokenizations: what each piece costs, and what the tables would say."""
 
+from typing import Any
+
 import numpy as np
 import traitlets
 from matplotlib.colors import LinearSegmentedColormap
@@ -32,8 +34,9 @@ class TokenExplorer(Widget):
     shown = traitlets.Int(0).tag(sync=True)  # index of names
     longest = traitlets.Int().tag(sync=True)  # pieces are cut into parts of so many bytes
     cursor = traitlets.Int(0).tag(sync=True)  # index of the pieces
-    pieces = traitlets.List().tag(sync=True)  # [bytes, bits] of each piece of what is shown
-    totals = traitlets.List().tag(sync=True)  # for each name: pieces, perplexity per piece (or None), bits per byte
+    pieces: traitlets.List[Any] = traitlets.List().tag(sync=True)  # [bytes, bits] of each piece of what is shown
+    # for each name: pieces, perplexity per piece (or None), bits per byte
+    totals: traitlets.List[Any] = traitlets.List().tag(sync=True)
 
     def __init__(self, text: str | bytes | np.ndarray, bits: np.ndarray, tokenizations: dict[str, np.ndarray]):
         text, self.bits = as_bytes(text), np.asarray(bits, float)
@@ -79,7 +82,8 @@ class TokenExplorer(Widget):
         return [self.text[end - n : end] for end, (n, _) in zip(ends, self.pieces, strict=True)]
 
     def picture(self) -> Figure:
-        columns, rows, place = 76, 9, [0, 0]
+        columns, rows = 76, 9
+        x, y = 0.0, 0
         figure = Figure(figsize=(9, 3.2), layout="constrained")
         axes = figure.subplots()
         scale = LinearSegmentedColormap.from_list("price", ["white", "#e8820c"])
@@ -88,17 +92,16 @@ class TokenExplorer(Widget):
             sign = "".join(_SIGNS.get(c, c if c.isprintable() and c < "\u0250" else "·") for c in text)
             sign = sign if len(sign) < columns else sign[: columns - 2] + "…"
             width = max(len(sign), 4) + 0.5  # room for the price
-            if place[0] + width > columns:
-                place = [0, place[1] + 1]
-            if place[1] == rows:
+            if x + width > columns:
+                x, y = 0.0, y + 1
+            if y == rows:
                 break
-            x, y = place
             axes.add_patch(
                 Rectangle((x, y), width - 0.5, 0.9, facecolor=scale(min(1.0, bits / 16)), edgecolor="#7f7f7f")
             )
             axes.text(x + 0.2, y + 0.38, sign, va="center", family="monospace", fontsize=8, parse_math=False)
             axes.text(x + 0.2, y + 0.74, f"{bits:.1f}", va="center", fontsize=5.5)
-            place[0] += width
+            x += width
         axes.set(xlim=(0, columns), ylim=(rows, 0))
         axes.set_axis_off()
         axes.set_title(f"{drawable(self.names[self.shown])}: pieces and their bits, from the beginning", fontsize=10)

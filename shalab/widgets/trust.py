@@ -1,6 +1,7 @@
 """What min-trust LAMB did to each tensor: norms, trust ratio, and which floor or clamp made it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import traitlets
@@ -37,11 +38,11 @@ class TrustInspector(Widget):
     """
 
     _esm = source("chart", "trust")
-    steps = traitlets.List().tag(sync=True)
-    names = traitlets.List().tag(sync=True)
+    steps: traitlets.List[Any] = traitlets.List().tag(sync=True)
+    names: traitlets.List[Any] = traitlets.List().tag(sync=True)
     norms = traitlets.Bytes().tag(sync=True)  # float32 (steps, tensors, 3)
     rules = traitlets.Bytes().tag(sync=True)  # uint8 (steps, tensors)
-    rule_names = traitlets.List().tag(sync=True)
+    rule_names: traitlets.List[Any] = traitlets.List().tag(sync=True)
     place = traitlets.Int().tag(sync=True)
     tensor = traitlets.Unicode().tag(sync=True)
 

@@ -1,0 +1,81 @@
+"""Doors between the plain equations and what computes them faster.
+
+The plain functions of this library are marked with `@door`. A trick of `shalab.fast` may stand in for one: the same
+arguments, the same result, sooner. `SHALAB_PLAIN=1` in the environment, or `with plain():`, shuts every door.
+"""
+
+import contextlib
+import functools
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass
+class Trick:
+    """What stands in for a plain function; it returns NotImplemented where its conditions do not hold.
+
+    gain   what it brings, measured, and on what machine
+    where  its conditions
+    """
+
+    name: str
+    plain: str
+    gain: str
+    where: str
+    compute: Callable
+    on: bool = True
+
+
+TRICKS: dict[str, Trick] = {}  # in the order in which they are tried
+
+
+def door(plain: Callable) -> Callable:
+    """`plain`, or the first trick that stands in for it here. Its equations stay readable as `__wrapped__`."""
+
+    @functools.wraps(plain, updated=())
+    def enter(*args, **kwargs):
+        for trick in enter.tricks:
+            if not trick.on:
+                continue
+            try:
+                result = trick.compute(*args, **kwargs)
+            except (AttributeError, NotImplementedError, TypeError) as error:  # as when PyTorch lacks an operator
+                result = plain(*args, **kwargs)  # fails as well if the arguments are at fault
+                trick.on = False
+                warnings.warn(f"without the trick {trick.name!r} from here on, slower: {error}", stacklevel=2)
+            if result is not NotImplemented:
+                return result
+        return plain(*args, **kwargs)
+
+    enter.tricks = []
+    return enter
+
+
+def stands_in_for(entry: Callable, name: str, gain: str, where: str) -> Callable[[Callable], Callable]:
+    """Puts the decorated function behind a door, as the trick `name`."""
+
+    def register(compute: Callable) -> Callable:
+        trick = TRICKS[name] = Trick(name, entry.__qualname__, gain, where, compute, not _asked_for_plain())
+        entry.tricks.append(trick)
+        return compute
+
+    return register
+
+
+def _asked_for_plain() -> bool:
+    return os.environ.get("SHALAB_PLAIN", "0") not in ("", "0")
+
+
+@contextlib.contextmanager
+def plain(*names: str) -> Iterator[None]:
+    """Within, the tricks of these names are off; all of them, if none is named. For the whole process."""
+    before = {name: TRICKS[name].on for name in names or TRICKS}
+    for name in before:
+        TRICKS[name].on = False
+    try:
+        yield
+    finally:
+        for name, on in before.items():
+            TRICKS[name].on = on

@@ -1,0 +1,110 @@
+"""Generation with weights and memories laid out for one byte after the other.
+
+*Gain.* Appending a byte to a memory costs the same whatever it holds, where concatenation copies all of it for every
+byte; the texts' bytes go through the matrices side by side; weights are rounded to the format of products once, and
+the matrix that trained the value vectors is left out.
+*Conditions.* Nobody watches or replaced a head.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from shalab.attention import AttentionHead, OverparameterisedVector, last_rows
+from shalab.device import Precision
+from shalab.door import stands_in_for
+from shalab.dropout import Dropout
+from shalab.fast.attention import scaled_query
+from shalab.fast.conditions import stock
+from shalab.generate import decoder, read_prompt
+from shalab.model import SHARNN, Block, State
+
+# B texts, D width, M bytes in memory, N heads, V vocabulary
+
+
+class RollingMemory:
+    """The last `limit` rows (M, D) that one stream wrote, as a view that moves through a longer buffer.
+
+    Appending a row costs the same on average whatever the memory holds, where concatenating would copy all of it for
+    every byte; the buffer is as long as what was read, not as `limit`. Rows are written in place: a memory belongs to
+    one reader and cannot be returned to.
+    """
+
+    def __init__(self, rows: Tensor, limit: int):
+        self.limit = max(1, limit)
+        self._move(last_rows(rows, self.limit))
+
+    def append(self, row: Tensor) -> Tensor:
+        """row (D,) -> the memory with it, (M, D), a view"""
+        if self.end == len(self.buffer):
+            self._move(last_rows(self.buffer, self.limit - 1))
+        self.buffer[self.end] = row
+        self.end += 1
+        return self.buffer[max(0, self.end - self.limit) : self.end]
+
+    def _move(self, rows: Tensor) -> None:
+        """To the front of a buffer with room for a quarter more: four rows are copied per byte, about."""
+        self.buffer = rows.new_empty(len(rows) + max(64, len(rows) // 4), rows.shape[-1])
+        self.buffer[: len(rows)] = rows
+        self.end = len(rows)
+
+
+class RollingHead(nn.Module):
+    """A head that keeps its memories itself, one per text, and is shown one byte of each at a time."""
+
+    def __init__(self, head: AttentionHead, memories: list[RollingMemory]):
+        super().__init__()
+        self.head, self.memories = head, memories
+
+    def forward(self, h: Tensor, window: Tensor, memory: None, max_context: int, drop: Dropout, need_weights: bool):
+        """h, window (1, B, D) -> (1, B, D), None, None"""
+        q = scaled_query(self.head, h, drop).transpose(0, 1)  # (B, 1, D)
+        reads = []
+        for query, rows, row in zip(q, self.memories, window[0], strict=True):
+            context = rows.append(row)  # (M, D)
+            parts = query.to(context.dtype).chunk(self.head.n_heads, -1), context.chunk(self.head.n_heads, -1)
+            for q_head, c in zip(*parts, strict=True):  # (1, D / N), (M, D / N)
+                weights = (q_head @ c.T).softmax(-1)  # (1, M); of matrices: with a vector it takes longer
+                reads.append(weights @ c)  # (1, D / N)
+        read = torch.cat(reads, -1).view(h.shape).to(h.dtype)  # a memory keeps the format in which it was written
+        return self.head.value_gate() * read, None, None
+
+
+@stands_in_for(decoder, "rolling memories", "to be measured", "nobody watches or replaced a head")
+def rolling_decoder(model: SHARNN, prompts: Sequence[bytes], precision: Precision):
+    return RollingDecoder(model, prompts, precision) if all(map(_is_stock, model.blocks)) else NotImplemented
+
+
+class RollingDecoder:
+    """As `shalab.generate.Decoder`, with all texts in one state."""
+
+    def __init__(self, model: SHARNN, prompts: Sequence[bytes], precision: Precision):
+        self.model, self.precision = precision.place(copy.deepcopy(model).eval()).collapse(), precision
+        logits, states = zip(*(read_prompt(self.model, prompt, precision) for prompt in prompts), strict=True)
+        self.logits = torch.stack(logits)
+        for layer, block in enumerate(self.model.blocks):
+            if block.attention is not None:
+                memories = [RollingMemory(state.memory[layer][:, 0], self.model.max_context) for state in states]
+                block.attention = RollingHead(block.attention, memories)
+        pairs = zip(*(state.hidden for state in states), strict=True)
+        hidden = tuple(tuple(torch.cat(parts, 1) for parts in zip(*pair, strict=True)) for pair in pairs)
+        self.state = State(hidden, (None,) * len(hidden))
+        self.model.to(precision.row_dtype(len(prompts)))  # autocast would round the weights once more for every byte
+
+    def step(self, ids: Tensor) -> Tensor:
+        """(B,) -> (B, V)"""
+        with self.precision.switches():
+            logits, self.state = self.model(self.precision.place(ids).unsqueeze(0), self.state)  # (1, B, V)
+        return logits[0]
+
+
+def _is_stock(block: Block) -> bool:
+    """Whether nobody watches or replaced what collapsing would take away."""
+    head = block.attention
+    return head is None or (
+        stock(head, AttentionHead)
+        and stock(head.value_gate, OverparameterisedVector)
+        and (head.value_gate.linear is None or stock(head.value_gate.linear, nn.Linear))
+    )

@@ -1,0 +1,41 @@
+"""LAMB's update of all tensors at once.
+
+*Gain.* Every line is one launch for all tensors on a GPU, instead of one for each; on a CPU it takes the same time.
+*Conditions.* None.
+"""
+
+import torch
+from torch import Tensor
+
+from shalab.door import stands_in_for
+from shalab.optim import Lamb
+
+
+@stands_in_for(Lamb._update, "LAMB on all tensors at once", "few launches for a GPU; nothing on a CPU", "always")
+def update(lamb: Lamb, group: dict, params: list[Tensor], grads: list[Tensor]) -> None:
+    """All of `params` go through each line together: few launches for a GPU, the same time on a CPU."""
+    for p in params:
+        if not lamb.state[p]:
+            lamb.state[p] = {"m": torch.zeros_like(p), "v": torch.zeros_like(p)}
+    m = [lamb.state[p]["m"] for p in params]
+    v = [lamb.state[p]["v"] for p in params]
+    beta1, beta2 = group["betas"]
+    torch._foreach_lerp_(m, grads, 1 - beta1)
+    torch._foreach_mul_(v, beta2)
+    torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
+
+    denominator = torch._foreach_sqrt(v)
+    torch._foreach_add_(denominator, group["eps"])
+    update = torch._foreach_div(m, denominator)
+    if group["weight_decay"]:
+        torch._foreach_add_(update, params, alpha=group["weight_decay"])
+
+    w_norm = torch.stack(torch._foreach_norm(params)).clamp(max=10)  # (number of tensors,)
+    u_norm = torch.stack(torch._foreach_norm(update))
+    ratio = torch.where((w_norm == 0) | (u_norm == 0), 1.0, w_norm / u_norm)
+    if group["min_trust"] is not None:
+        ratio = ratio.clamp(min=group["min_trust"])
+    torch._foreach_mul_(update, list((-group["lr"] * ratio).unbind()))
+    torch._foreach_add_(params, update)
+    for p, *values in zip(params, w_norm, u_norm, ratio, strict=True):
+        lamb.state[p].update(zip(("weight_norm", "update_norm", "trust_ratio"), values, strict=True))

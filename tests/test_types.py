@@ -1,0 +1,21 @@
+"""The types are right."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# What mypy checks: files and folders of shalab. Their imports are followed, but reported only where they are listed.
+CHECKED = """
+__init__.py __main__.py errors.py metrics.py files.py download.py checkpoint.py evaluate.py presets.py
+optim.py induction.py plots.py course.py checks
+widgets/__init__.py widgets/base.py widgets/boom.py widgets/claims.py widgets/dashboard.py widgets/explorer.py
+widgets/history.py widgets/surprise.py widgets/tokens.py widgets/trust.py
+""".split()
+
+
+def test_the_type_checker_has_nothing_to_say():
+    files = [f"shalab/{name}" for name in CHECKED]
+    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", *files]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr
