@@ -1,9 +1,11 @@
-"""Bytes -> parallel contiguous streams -> windows (T, B).
+"""Bytes -> B parallel streams -> windows (T, B).
 
-The file is cut into B equal pieces that are read side by side. Window after window, every stream
-goes on where it stopped, so that the model's state stays valid. The cursor is one integer, which is
-all that a checkpoint has to keep.
+The file is cut into B equal pieces that are read side by side. From window to window every stream continues where it
+stopped, so that the model's state stays valid. A checkpoint only has to keep the cursor and the random generator.
 """
+
+import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,8 +17,8 @@ from shalab.errors import COUNT, InputError, refuse, wrong
 class Streams:
     """B contiguous streams over (N,) uint8 data.
 
-    n_positions: bytes that each stream can be asked to predict, (N // B) - 1.
-    share: the streams that are read here, all by default.
+    n_positions  bytes that each stream has to predict, (N // B) - 1
+    share        the streams that this process reads, all by default
     """
 
     def __init__(self, data: np.ndarray, batch_size: int, share: slice = slice(None)):
@@ -40,10 +42,60 @@ class Streams:
 def draw_bptt(bptt: int, generator: torch.Generator) -> int:
     """A window length near `bptt`, or with probability 0.05 near half of it; at least 5, at most `bptt`.
 
-    N(bptt, 5) or N(bptt / 2, 5): the paper's training code. Varying the cut points keeps truncated
-    backpropagation from always blinding the same bytes.
+    N(bptt, 5) or N(bptt / 2, 5), as in the paper's code. Windows of varying length do not cut the gradient at the same
+    bytes in every epoch.
     """
     half = torch.rand((), generator=generator).item() < 0.05
     mean = bptt / 2 if half else bptt
     length = round(mean + 5 * torch.randn((), generator=generator).item())
     return min(max(length, min(5, bptt)), bptt)
+
+
+class Windows:
+    """The windows of all epochs, in order.
+
+    bptt, vary  window length; if vary is True it is drawn by `draw_bptt`
+    place       moves a tensor to the device
+    cursor      bytes of each stream that this epoch has read
+    """
+
+    def __init__(self, streams: Streams, bptt: int, vary: bool, seed: int, place: Callable[[Tensor], Tensor]):
+        self.streams, self.bptt, self.vary, self.place, self.cursor = streams, bptt, vary, place, 0
+        self.generator = torch.Generator().manual_seed(seed)
+        self._next: tuple | None = None  # position, the generator's state before it was drawn, x, y
+
+    def prefetch(self) -> None:
+        """Draws the next window and starts moving it to the device. A checkpoint is the same before and after."""
+        if self._next is None:
+            random = self.generator.get_state()
+            begin = self.cursor if self.cursor < self.streams.n_positions else 0
+            bptt = draw_bptt(self.bptt, self.generator) if self.vary else self.bptt
+            self._next = begin, random, *map(self.place, self.streams.window(begin, bptt))
+
+    def next(self) -> tuple[Tensor, Tensor, bool]:
+        """x, y (T, B) on the device, and whether they begin an epoch."""
+        self.prefetch()
+        (begin, _, x, y), self._next = self._next, None
+        self.cursor = begin + len(x)
+        return x, y, begin == 0
+
+    def random_state(self) -> Tensor:
+        return self._next[1] if self._next else self.generator.get_state()
+
+    def set_random_state(self, state: Tensor) -> None:
+        self._next = None
+        self.generator.set_state(state)
+
+
+def steps_in_epochs(n_train: int, config, epochs: float, seed: int) -> int:
+    """Updates that `epochs` passes over n_train bytes take by this TrainConfig: draws the window lengths in advance."""
+    n_positions = n_train // config.batch_size - 1
+    generator = torch.Generator().manual_seed(seed)
+    windows, left = 0, round(n_positions * epochs)
+    while left > 0:
+        cursor = n_positions
+        while cursor > 0 and left > 0:
+            length = draw_bptt(config.bptt, generator) if config.vary_bptt else config.bptt
+            length = min(length, cursor)
+            cursor, left, windows = cursor - length, left - length, windows + 1
+    return math.ceil(windows / config.accumulate)

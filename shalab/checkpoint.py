@@ -34,8 +34,8 @@ def save_checkpoint(path: Path, content: dict, before: Path | None = None) -> No
 def load_checkpoint(path: Path) -> dict:
     """Reads what `save_checkpoint` wrote, onto the CPU, without running any pickled code.
 
-    path: a checkpoint file, or a run's folder, whose checkpoint before the newest stands in, with a notice, if that
-    is damaged. Raises InputError if there is none, or it is damaged, foreign, or of a newer version.
+    path: a checkpoint file, or a run's folder; if its newest checkpoint is damaged, the one before is read instead,
+    with a notice. InputError if there is none, or it is damaged, foreign, or of a newer version.
     """
     return newest(path)[0]
 
@@ -80,16 +80,6 @@ def _load(path: Path) -> dict:
     return content
 
 
-def export_weights(content: dict, path: Path, out: Path) -> None:
-    """Writes the best weights of a checkpoint, read from `path`, in float16 to `out`: a twelfth, enough for
-    `load_model`."""
-    best = {name: tensor.half() for name, tensor in content["best"].items()}
-    _check_finite(best, path)
-    save_checkpoint(
-        out, {"config": content["config"], "step": content["step"], "best_bpc": content["best_bpc"], "best": best}
-    )
-
-
 def load_model(path: Path) -> SHARNN:
     """The model with the best validation score of a checkpoint, in evaluation mode; path as of `load_checkpoint`."""
     return best_model(load_checkpoint(path), path)
@@ -97,8 +87,7 @@ def load_model(path: Path) -> SHARNN:
 
 def best_model(content: dict, path: Path) -> SHARNN:
     """The same from a checkpoint's content; `path` is for the error if its weights are not those of a model."""
-    config = model_config(content, path)
-    model = SHARNN(config)
+    model = SHARNN(model_config(content, path))
     model.load_state_dict(content["best"])
     return model.eval()
 
@@ -110,18 +99,17 @@ def model_config(content: dict, path: Path) -> ModelConfig:
         config = ModelConfig(**content["config"]["model"])
     except (InputError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} holds no model ({error})") from error
-    fits = config.n_layers <= len(best)
-    if fits:
+    shapes = None
+    if config.n_layers <= len(best):
         with torch.device("meta"):  # without the memory that a wrong configuration may ask for
             shapes = {name: tensor.shape for name, tensor in SHARNN(config).state_dict().items()}
-        fits = shapes == {name: getattr(tensor, "shape", None) for name, tensor in best.items()}
-    if not fits:
+    if shapes != {name: getattr(tensor, "shape", None) for name, tensor in best.items()}:
         raise InputError(f"{path} holds weights of another configuration than its own")
-    _check_finite(best, path)
+    check_finite(best, path)
     return config
 
 
-def _check_finite(weights: dict[str, Tensor], path: Path) -> None:
+def check_finite(weights: dict[str, Tensor], path: Path) -> None:
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise InputError(f"{path} holds weights that are not finite numbers: {name}")

@@ -1,41 +1,49 @@
 """The command line: shalab data | train | plan | eval | generate | export | info."""
 
 import argparse
+import inspect
 import itertools
 import json
 import math
 import os
+import re
 import sys
 import time
-from dataclasses import replace
+import tomllib
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from shalab.background import stop_on_interrupt
 from shalab.checkpoint import best_model, load_checkpoint, load_model, model_config
 from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, Corpus, load_corpus
 from shalab.device import DEVICES, DTYPES, Precision, print_anything
+from shalab.divergence import NonFiniteError
 from shalab.download import fetch
 from shalab.errors import InputError
 from shalab.evaluate import dynamic_evaluate, evaluate, warmup_bytes
+from shalab.events import EndEvent, EvalEvent, StepEvent
+from shalab.export import export
 from shalab.fast.process import keep_freed_memory
-from shalab.files import write_text
+from shalab.files import as_json, write_text
 from shalab.generate import as_text, generate
 from shalab.metrics import NATS_PER_BIT
-from shalab.model import SHARNN
+from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import Team, lost
 from shalab.plan import CARDS, Card, plan, savings
-from shalab.presets import PRESETS, Budget, find_preset
-from shalab.run import Run, export, finite, stop_on_interrupt
-from shalab.train import CheckpointEvent, EndEvent, EvalEvent, NonFiniteError, SampleEvent, StepEvent, TrustEvent
+from shalab.presets import PRESETS, Budget, TrainConfig, find_preset
+from shalab.run import Run
+
+CONFIGS = {"model": ModelConfig, "train": TrainConfig}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit code.
 
-    0 for done, 1 for numbers that were not finite, 2 for a mistake in what was asked for, 128 + N for signal N.
+    0 for success, 1 for numbers that were not finite, 2 for a mistake in what was asked for, 128 + N for signal N.
     """
     print_anything()
     options = parser().parse_args(arguments)
@@ -60,118 +68,65 @@ def parser() -> argparse.ArgumentParser:
         prog="shalab", description="Single Headed Attention RNN, from bytes to a trained model."
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
     machine = argparse.ArgumentParser(add_help=False)
-    machine.add_argument(
-        "--device", choices=DEVICES, default="auto", help="where to compute (default: auto, the fastest there is)"
-    )
-    machine.add_argument(
-        "--dtype", choices=("auto", *DTYPES), default="auto", help="format of matrix products (default: auto)"
-    )
+    add = machine.add_argument
+    add("--device", choices=DEVICES, default="auto", help="where to compute (default: auto, the fastest there is)")
+    add("--dtype", choices=("auto", *DTYPES), default="auto", help="format of matrix products (default: auto)")
+
+    trained = argparse.ArgumentParser(add_help=False)
+    add = trained.add_argument
+    add("run", help="a run's folder, or a checkpoint file")
+    add("--max-context", type=int, metavar="K", help="most bytes that attention sees (default: as trained)")
 
     data = commands.add_parser("data", help="download and verify a corpus")
     data.add_argument("name", choices=SOURCES, help=f"kept in a cache folder that ${CACHE_VARIABLE} can move")
     data.set_defaults(command=data_command)
 
     train = commands.add_parser("train", parents=[machine], help="train a model")
-    train.add_argument("--preset", default=None, help=f"recipe, one of {', '.join(PRESETS)} (default: laptop)")
-    train.add_argument(
-        "--data", default=None, metavar="NAME_OR_PATH", help="corpus or any file (default: enwik6, which is embedded)"
-    )
-    budget = train.add_mutually_exclusive_group()
-    budget.add_argument(
-        "--minutes",
-        type=float,
-        metavar="X",
-        help="train for X minutes, scoring not counted; the schedule follows the clock",
-    )
-    budget.add_argument("--steps", type=int, metavar="N", help="train for N updates")
-    budget.add_argument("--epochs", type=float, metavar="E", help="train for E passes over the training split")
-    train.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/PRESET-DATA-NUMBER, a new one)")
-    train.add_argument(
-        "--seed", type=int, metavar="S", help="of initialisation, dropout and window lengths (default: 0)"
-    )
-    train.add_argument("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
-    train.add_argument("--batch-size", type=int, metavar="B", help="streams read side by side (default: the preset's)")
-    train.add_argument("--bptt", type=int, metavar="T", help="bytes per stream and window (default: the preset's)")
-    train.add_argument(
-        "--max-context", type=int, metavar="K", help="most bytes that attention sees (default: the preset's)"
-    )
-    train.add_argument(
-        "--checkpoint-blocks",
-        action="store_true",
-        default=None,
-        help="compute blocks twice instead of storing them: less memory, a third more work",
-    )
-    train.add_argument(
-        "--compile",
-        action="store_true",
-        default=None,
-        help="torch.compile: some minutes first, which --minutes counts, then perhaps faster on a GPU (not on a CPU)",
-    )
-    train.add_argument("--lr", type=float, help="learning rate (default: the preset's)")
+    add = train.add_argument
+    add("--preset", help=f"recipe, one of {', '.join(PRESETS)} (default: laptop)")
+    add("--config", metavar="FILE", help="TOML or JSON with fields of [model] and [train], such as a run's config.json")
+    add("--data", metavar="NAME_OR_PATH", help="corpus, file or folder (default: enwik6, which is embedded)")
+    add("--out", metavar="DIR", help="the run's folder (default: runs/PRESET-DATA-NUMBER, a new one)")
+    add("--seed", type=int, metavar="S", help="of initialisation, dropout and window lengths (default: 0)")
+    add("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
+    add = train.add_mutually_exclusive_group().add_argument
+    add("--minutes", type=float, metavar="X", help="train for X minutes, not counting evaluations")
+    add("--steps", type=int, metavar="N", help="train for N updates")
+    add("--epochs", type=float, metavar="E", help="train for E passes over the training split")
+    for name, config in CONFIGS.items():
+        _add_fields(train.add_argument_group(f"{name} (default: the preset's values)"), config)
     train.set_defaults(command=train_command)
 
     planning = commands.add_parser("plan", help="what a preset's run costs on GPUs: memory, speed, time; runs nothing")
-    planning.add_argument("--preset", default="paper", help="recipe (default: paper)")
-    planning.add_argument("--data", default="enwik8", metavar="NAME_OR_PATH", help="corpus or file (default: enwik8)")
-    planning.add_argument(
-        "--card",
-        type=float,
-        nargs=3,
-        metavar=("GB", "TFLOPS", "GB_PER_S"),
-        help="another card: memory, half-precision TFLOP/s, memory bandwidth",
-    )
+    add = planning.add_argument
+    add("--preset", default="paper", help="recipe (default: paper)")
+    add("--data", default="enwik8", metavar="NAME_OR_PATH", help="corpus, file or folder (default: enwik8)")
+    card = "another card: memory, half-precision TFLOP/s, memory bandwidth"
+    add("--card", type=float, nargs=3, metavar=("GB", "TFLOPS", "GB_PER_S"), help=card)
     planning.set_defaults(command=plan_command)
 
-    evaluation = commands.add_parser("eval", parents=[machine], help="bits per byte of a split or a file")
-    evaluation.add_argument("run", help="a run's folder, or a checkpoint file")
-    evaluation.add_argument(
-        "--data", metavar="NAME_OR_PATH", help="corpus or any file (default: the one it was trained on)"
-    )
-    evaluation.add_argument("--split", choices=(*SPLITS, "all"), default="test", help="what to score (default: test)")
-    evaluation.add_argument("--window", type=int, default=1024, metavar="T", help="bytes per step (default: 1024)")
-    evaluation.add_argument(
-        "--max-context", type=int, metavar="K", help="most bytes that attention sees (default: as trained)"
-    )
-    evaluation.add_argument(
-        "--context",
-        type=int,
-        metavar="N",
-        help="bytes before the split to read first (default: 16384, or twice the memory)",
-    )
-    evaluation.add_argument(
-        "--streams",
-        type=int,
-        default=1,
-        metavar="S",
-        help="pieces to read side by side, each warmed up by what precedes it (default: 1)",
-    )
-    evaluation.add_argument(
-        "--dynamic",
-        action="store_true",
-        help="learn from each byte once it is charged (Krause et al. 2018); one pass, valid before test",
-    )
+    evaluation = commands.add_parser("eval", parents=[trained, machine], help="bits per byte of a split or a file")
+    add = evaluation.add_argument
+    add("--data", metavar="NAME_OR_PATH", help="corpus, file or folder (default: the one it was trained on)")
+    add("--split", choices=(*SPLITS, "all"), default="test", help="what to score (default: test)")
+    add("--window", type=int, default=1024, metavar="T", help="bytes per step (default: 1024)")
+    add("--context", type=int, metavar="N", help="bytes to read before it (default: 16384, or twice the memory)")
+    add("--streams", type=int, default=1, metavar="S", help="pieces to read side by side (default: 1)")
+    dynamic = "learn from each byte after it is charged (Krause et al. 2018); one pass, valid before test"
+    add("--dynamic", action="store_true", help=dynamic)
     evaluation.set_defaults(command=eval_command)
 
-    text = commands.add_parser("generate", parents=[machine], help="continue a prompt")
-    text.add_argument("run", help="a run's folder, or a checkpoint file")
-    text.add_argument("--prompt", default="\n", help="text to continue (default: a new line)")
-    text.add_argument("--bytes", type=int, default=500, metavar="N", help="bytes to write (default: 500)")
-    text.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest byte (default: 0.8)")
-    text.add_argument(
-        "--top-k", type=int, default=0, metavar="K", help="choose among the K likeliest bytes (default: all)"
-    )
-    text.add_argument(
-        "--top-p",
-        type=float,
-        default=1.0,
-        metavar="P",
-        help="choose among the likeliest bytes that reach probability P (default: 1)",
-    )
-    text.add_argument(
-        "--max-context", type=int, metavar="K", help="most bytes that attention sees (default: as trained)"
-    )
-    text.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
+    text = commands.add_parser("generate", parents=[trained, machine], help="continue a prompt")
+    add = text.add_argument
+    add("--prompt", default="\n", help="text to continue (default: a new line)")
+    add("--bytes", type=int, default=500, metavar="N", help="bytes to write (default: 500)")
+    add("--temperature", type=float, default=0.8, help="0 takes the likeliest byte (default: 0.8)")
+    add("--top-k", type=int, default=0, metavar="K", help="choose among the K likeliest bytes (default: all)")
+    top_p = "choose among the likeliest bytes that reach probability P (default: 1)"
+    add("--top-p", type=float, default=1.0, metavar="P", help=top_p)
+    add("--seed", type=int, default=0, help="of the draw (default: 0)")
     text.set_defaults(command=generate_command)
 
     share = commands.add_parser("export", help="a finished run without what only resuming needs: a few MB, to share")
@@ -183,6 +138,29 @@ def parser() -> argparse.ArgumentParser:
     info.add_argument("run", nargs="?", help="a run's folder, or a checkpoint file")
     info.set_defaults(command=info_command)
     return top
+
+
+def _add_fields(group, config: type) -> None:
+    """An option for each field of a dataclass, explained by the class's docstring."""
+    text = re.sub(r"\n {2,}", " ", inspect.getdoc(config))  # an explanation's further lines are indented
+    explained = dict(re.findall(r"^(\w+) +(.+)$", text, re.MULTILINE))
+    kinds = {
+        int: {"type": int, "metavar": "N"},
+        float: {"type": float, "metavar": "X"},
+        float | None: {"type": number_or_none, "metavar": "X"},
+        str: {"metavar": "NAME"},
+        bool: {"action": argparse.BooleanOptionalAction},
+        tuple[int, ...]: {"type": int, "nargs": "*", "metavar": "N"},
+    }
+    for field in fields(config):
+        group.add_argument(
+            f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS,
+            help=explained[field.name].replace("%", "%%"), **kinds[field.type],
+        )  # fmt: skip
+
+
+def number_or_none(text: str) -> float | None:
+    return None if text.lower() == "none" else float(text)
 
 
 def data_command(options) -> None:
@@ -212,16 +190,15 @@ def _train(options, team: Team) -> int:
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # by torchrun, after a process was lost
     options.resume |= restarted and options.out is not None and (Path(options.out) / "config.json").exists()
     run = _resumed(options, team) if options.resume else _created(options, team)
-    trainer = run.trainer
+    config, trainer = run.config, run.trainer
     print(
-        f"{run.config.preset} on {run.corpus}, "
-        f"{trainer.model.n_parameters:,} parameters, {run.precision}, seed {run.config.seed}, "
-        f"{run.config.budget} -> {run.folder}"
+        f"{config.preset} on {run.corpus}, {trainer.model.n_parameters:,} parameters, {run.precision}, "
+        f"seed {config.seed}, {config.budget} -> {run.folder}"
     )
     if run.corpus.caution:
         print(run.corpus.caution)
-    if run.config.budget.minutes and not trainer.finished:
-        train_s, scoring_s = 60 * run.config.budget.minutes - trainer.elapsed_s, _scoring_s(run)
+    if config.budget.minutes and not trainer.finished:
+        train_s, scoring_s = 60 * config.budget.minutes - trainer.elapsed_s, _scoring_s(run)
         print(
             f"training takes {train_s / 60:.1f} minutes and scoring, on top, about {scoring_s / 60:.1f}: done at about "
             f"{datetime.now() + timedelta(seconds=train_s + scoring_s):%H:%M}, if nothing else keeps the machine busy"
@@ -235,31 +212,22 @@ def _train(options, team: Team) -> int:
                 return 1
             if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
                 raise
-            ways = [
-                f"{option} saves about {gb:.1f} GB"
-                for option, gb in savings(run.config.model, run.config.train).items()
-            ]
+            ways = [f"{way} saves about {gb:.1f} GB" for way, gb in savings(config.model, config.train).items()]
             raise InputError(f"the device is out of memory; {'; '.join(ways)}. Name another --out") from error
-        if not team.first:
-            return _code(run)
-        if ended.reason == "finished" and not run.stop.is_set():
+        if team.first and ended.reason == "finished" and not run.stop.is_set():
             try:
                 report(run, run.finish())
                 return 0
             except InputError:
                 if not run.stop.is_set():
                     raise
-        print(f"stopped at step {ended.step:,}; go on with: shalab train --resume --out {run.folder}")
-        return _code(run)
-
-
-def _code(run: Run) -> int:
-    """128 + N if signal N stopped the run, as a shell has it."""
-    return 128 + run.stop.signal if run.stop.is_set() and run.stop.signal else 0
+        if team.first:
+            print(f"stopped at step {ended.step:,}; go on with: shalab train --resume --out {run.folder}")
+        return 128 + run.stop.signal if run.stop.is_set() and run.stop.signal else 0
 
 
 def _scoring_s(run: Run) -> float:
-    """About how long all evaluations, samples and the last scoring will take, from a small piece of each."""
+    """About how long all evaluations, samples and the final scores will take, measured on a small piece of each."""
     config, model, data = run.config.train, run.trainer.model, run.corpus.data
     (begin, middle), (_, end) = run.corpus.bounds["valid"], run.corpus.bounds["test"]
 
@@ -269,35 +237,52 @@ def _scoring_s(run: Run) -> float:
         act()
         return (time.perf_counter() - began) / n
 
-    def scored(n_streams: int) -> float:
+    def reading(n_streams: int) -> float:
         n = min(1024 * n_streams, middle - begin)
-        reading = {"n_streams": min(n, n_streams), "context": 0}
-        return per_byte(n, lambda: evaluate(model, data, begin, begin + n, run.precision, **reading))
+        how = {"n_streams": min(n, n_streams), "context": 0}
+        return per_byte(n, lambda: evaluate(model, data, begin, begin + n, run.precision, **how))
 
-    written = per_byte(20, lambda: list(generate(model, b"\n", 20, run.precision)))
+    writing = per_byte(20, lambda: list(generate(model, b"\n", 20, run.precision)))
     valid = middle - begin + 2 * config.batch_size * model.max_context
-    evaluation = scored(config.batch_size) * valid + written * (100 + config.sample_bytes)
+    evaluation = reading(config.batch_size) * valid + writing * (100 + config.sample_bytes)
     left = config.evaluations - run.trainer.scored
-    return left * evaluation + scored(1) * (end - begin + 2 * warmup_bytes(model)) + written * 1000
+    return left * evaluation + reading(1) * (end - begin + 2 * warmup_bytes(model)) + writing * 1000
 
 
 def _created(options, team: Team) -> Run:
     precision = Precision.pick(options.device, options.dtype, team)
     name = options.preset or "laptop"
     preset = find_preset(name)
-    preset = replace(
-        preset,
-        model=replace(preset.model, **_given(options, "max_context")),
-        train=replace(preset.train, **_given(options, "batch_size", "bptt", "checkpoint_blocks", "compile", "lr")),
-    )
+    try:
+        parts = {part: replace(getattr(preset, part), **changes) for part, changes in _changes(options).items()}
+    except TypeError as error:
+        raise InputError(f"--config {options.config}: {error}") from error
     given = _given(options, "minutes", "steps", "epochs")
+    budget = Budget(**given) if given else None
     data = options.data or "enwik6"
     folder = Path(options.out) if options.out else _next_folder(f"{name}-{Path(data).resolve().name}")
-    return Run.create(folder, name, preset, data, options.seed or 0, Budget(**given) if given else None, precision)
+    return Run.create(folder, name, replace(preset, **parts), data, options.seed or 0, budget, precision)
 
 
 def _given(options, *names: str) -> dict:
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def _changes(options) -> dict[str, dict]:
+    """The fields of the model's and the training's configuration that --config and the options change."""
+    changes = {part: {} for part in CONFIGS}
+    if options.config:
+        path = Path(options.config)
+        try:
+            text = path.read_text(encoding="utf-8")
+            content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+            for part, values in changes.items():  # TOML has no None
+                values |= {name: None if x == "none" else x for name, x in content.get(part, {}).items()}
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            raise InputError(f"cannot read --config {path} ({error})") from error
+    for part, config in CONFIGS.items():
+        changes[part] |= {field.name: vars(options)[field.name] for field in fields(config) if field.name in options}
+    return changes
 
 
 def _next_folder(stem: str) -> Path:
@@ -308,15 +293,14 @@ def _resumed(options, team: Team) -> Run:
     if not options.out:
         raise InputError("--resume needs --out, the folder of the run to go on with")
     run = Run.resume(options.out, data=options.data, device=options.device, dtype=options.dtype, team=team)
-    stored = {
-        **vars(run.config.model), **vars(run.config.train), **vars(run.config.budget),
-        "preset": run.config.preset, "seed": run.config.seed,
-    }  # fmt: skip
-    for name, value in stored.items():
-        asked = vars(options).get(name)
-        if asked is not None and asked != value:
+    config, changes = run.config, _changes(options)
+    stored = {**vars(config), **vars(config.model), **vars(config.train), **vars(config.budget)}
+    asked = _given(options, "preset", "seed", "minutes", "steps", "epochs") | changes["model"] | changes["train"]
+    for name, value in asked.items():
+        if stored.get(name) != (tuple(value) if isinstance(value, list) else value):
             raise InputError(
-                f"{run.folder} was begun with {name} {value}, not {asked}: leave that option out, or name another --out"
+                f"{run.folder} was begun with {name} {stored.get(name)}, not {value}: leave that option out, or name "
+                "another --out"
             )
     return run
 
@@ -325,9 +309,8 @@ def show_progress(run: Run) -> EndEvent:
     """Reads a run's events to the end, as a progress bar with a line per evaluation."""
     trainer = run.trainer
     valid = f"{trainer.best_bpc:.3f}" if trainer.best_bpc < math.inf else "-"
-    ended = EndEvent(trainer.step, "stopped")
+    ended, smooth = EndEvent(trainer.step, "stopped"), None
     with tqdm(total=run.config.total_steps, initial=trainer.step, unit="step", disable=None) as bar:
-        smooth = None
         for event in run.events():
             match event:
                 case StepEvent():
@@ -335,10 +318,8 @@ def show_progress(run: Run) -> EndEvent:
                     smooth = bpc if smooth is None else 0.95 * smooth + 0.05 * bpc
                     bar.total = event.total_steps
                     bar.update(event.step - bar.n)
-                    bar.set_postfix_str(
-                        f"train {smooth:.3f} valid {valid} bpc, {event.n_bytes / event.elapsed_s / 1e3:.1f} kB/s",
-                        refresh=False,
-                    )
+                    speed = event.n_bytes / event.elapsed_s / 1e3
+                    bar.set_postfix_str(f"train {smooth:.3f} valid {valid} bpc, {speed:.1f} kB/s", refresh=False)
                 case EvalEvent():
                     valid = f"{event.valid_bpc:.3f}"
                     bar.write(
@@ -347,8 +328,6 @@ def show_progress(run: Run) -> EndEvent:
                     )
                 case EndEvent():
                     ended = event
-                case SampleEvent() | CheckpointEvent() | TrustEvent():
-                    pass
     return ended
 
 
@@ -382,10 +361,7 @@ def report(run: Run, result: dict) -> None:
 
 def plan_command(options) -> None:
     preset = find_preset(options.preset)
-    if options.data in SOURCES:
-        n_bytes = SOURCES[options.data].n_bytes
-    else:
-        n_bytes = len(load_corpus(options.data))
+    n_bytes = SOURCES[options.data].n_bytes if options.data in SOURCES else len(load_corpus(options.data))
     cards = {"your card": Card(*options.card)} if options.card else CARDS
     rows = plan(preset, n_bytes * 90 // 100, cards)
     print(
@@ -414,16 +390,14 @@ def eval_command(options) -> None:
 
 
 def _trained_on(config: dict, run: str) -> Corpus:
-    """The very bytes that a run was trained on: of others, test might hold some of them."""
+    """The bytes that a run was trained on; the test split of others could contain some that it has learned."""
+    data, sha256 = config["data"], config["data_sha256"]
     try:
-        corpus = load_corpus(config["data"])
+        corpus = load_corpus(data)
     except InputError as error:
         raise InputError(f"{error}; name the data of {run}, or other data, with --data") from error
-    if corpus.sha256 != config["data_sha256"]:
-        raise InputError(
-            f"{config['data']} is not what {run} was trained on, whose SHA-256 is {config['data_sha256']}: "
-            "to score it, name it with --data"
-        )
+    if corpus.sha256 != sha256:
+        raise InputError(f"{data} is not what {run} was trained on, whose SHA-256 is {sha256}: name it with --data")
     return corpus
 
 
@@ -471,7 +445,7 @@ def info_command(options) -> None:
         content = load_checkpoint(options.run)
         model_config(content, options.run)
         told = {"step": content.get("step"), "best_valid_bpc": content.get("best_bpc"), **content["config"]}
-        print(json.dumps(finite(told), indent=2))
+        print(as_json(told, indent=2))
         return
     precision = Precision.pick(options.device, options.dtype)
     print(f"device: {precision}, {torch.get_num_threads()} threads, torch {torch.__version__}")
@@ -479,10 +453,8 @@ def info_command(options) -> None:
         with torch.device("meta"):
             n_parameters = SHARNN(preset.model).n_parameters
         budget = " ".join(f"{value:g} {key}" for key, value in vars(preset.budget).items() if value)
-        print(
-            f"preset {name}: {n_parameters:,} parameters, width {preset.model.d_model}, "
-            f"{preset.model.n_layers} blocks, {budget}"
-        )
+        size = f"width {preset.model.d_model}, {preset.model.n_layers} blocks"
+        print(f"preset {name}: {n_parameters:,} parameters, {size}, {budget}")
     for name, source in SOURCES.items():
         try:
             load_corpus(name)

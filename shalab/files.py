@@ -1,6 +1,8 @@
 """Files that are whole or not there, and folders that one process at a time writes to."""
 
 import contextlib
+import json
+import math
 import os
 import socket
 import sys
@@ -62,6 +64,26 @@ def write_text(path: Path, text: str) -> None:
     if there != content:
         with replacing(path) as file:
             file.write(content)
+
+
+def finite(x):
+    """x with None in place of numbers that JSON does not have."""
+    match x:
+        case dict():
+            return {name: finite(value) for name, value in x.items()}
+        case list() | tuple():
+            return [finite(value) for value in x]
+        case float() if not math.isfinite(x):
+            return None
+    return x
+
+
+def as_json(content: dict, indent: int | None = None) -> str:
+    return json.dumps(finite(content), indent=indent, allow_nan=False)
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_text(path, as_json(content, indent=2) + "\n")
 
 
 class Owner:

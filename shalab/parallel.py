@@ -1,28 +1,26 @@
 """Several processes that train one model: `torchrun --nproc-per-node N -m shalab train ...`.
 
-Each reads its share of the streams and keeps their state. Gradients are averaged by PyTorch's DistributedDataParallel,
-so that all hold the same weights; the first one writes. Alone, every method gives back what it was given.
+Each process reads its own part of the streams and keeps their state. PyTorch's DistributedDataParallel averages the
+gradients, so that all have the same weights; the first process writes. With one process, nothing is communicated.
 """
 
 import atexit
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import distributed, nn
 
 from shalab.errors import InputError
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class Team:
-    """rank of this process, the number of all, and of its accelerator on this machine; launcher started it."""
+    """rank of this process, number of processes, rank on this machine, process id of the launcher."""
 
     rank: int = 0
     size: int = 1
@@ -37,8 +35,7 @@ class Team:
             return ALONE
         if not distributed.is_initialized():
             store, rank, size = next(distributed.rendezvous("env://"))
-            # A restarted worker on the launcher's own machine finds the store of the attempt before: without a prefix
-            # it would call at the addresses of processes that are gone.
+            # A restarted worker finds the store of the attempt before, with the addresses of processes that are gone.
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
                 store = distributed.PrefixStore(f"attempt {attempt}", store)
@@ -68,8 +65,8 @@ class Team:
         distributed.all_reduce(total)
         return total.item()
 
-    def first_does(self, act: Callable[[], T]) -> T | None:
-        """What the first one's act() gives back, for the first one. If it raises an InputError, all raise one."""
+    def first_does(self, act: Callable[[], Any]) -> Any:
+        """act(), in the first process only, which gets its result. If it raises an InputError, all processes do."""
         result = error = None
         if self.first:
             try:
@@ -84,7 +81,7 @@ class Team:
         return self.sum(float(flag)) > 0
 
     def ends(self, stop: bool) -> bool:
-        """Whether one of them was told to stop, or has lost its launcher: then all end together."""
+        """Whether any process was told to stop or lost its launcher, so that all end together."""
         return self.any(stop or (self.launcher is not None and os.getppid() != self.launcher))
 
     def gather(self, x: Any) -> list:
@@ -96,25 +93,19 @@ class Team:
         return parts or []
 
     def leave(self, code: int = 0) -> None:
-        """Ends this process with this exit code, if it is one of several.
-
-        At once: gloo's threads outlive the group, and an interpreter that shuts down around them aborts now and then
-        ("terminate called without an active exception"), after all work was done.
-        """
+        """Ends this process at once, if it is one of several: gloo's threads sometimes abort a normal exit."""
         if self.size > 1:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
 
-    def quiet(self) -> contextlib.AbstractContextManager:
-        """Within, only the first one prints."""
-        if self.first:
-            return contextlib.nullcontext()
-        stack = contextlib.ExitStack()
-        nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-        stack.enter_context(contextlib.redirect_stdout(nowhere))
-        stack.enter_context(contextlib.redirect_stderr(nowhere))
-        return stack
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Inside, only the first one prints."""
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            out, err = (sys.stdout, sys.stderr) if self.first else (nowhere, nowhere)
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                yield
 
 
 def lost(error: RuntimeError) -> bool:

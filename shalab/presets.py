@@ -1,10 +1,76 @@
-"""Named recipes."""
+"""Recipes: how a model is trained, for how long, and the recipes that have a name."""
 
 from dataclasses import dataclass, replace
 
-from shalab.errors import InputError, real, whole
+from shalab.batches import steps_in_epochs
+from shalab.errors import ABOVE_0, AT_LEAST_0, COUNT, FLAG, NATURAL, InputError, real, refuse, whole, wrong_fields
 from shalab.model import ModelConfig
-from shalab.train import TrainConfig, steps_in_epochs
+from shalab.optim import OPTIMIZERS, SCHEDULES
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The paper's recipe by default.
+
+    batch_size        B, streams read side by side
+    bptt              T, bytes per stream and window
+    vary_bptt         draw each window's length near bptt or its half, as `draw_bptt` says
+    accumulate        windows per update
+    optimizer         "lamb" or "adamw"
+    lr                learning rate, before the schedule
+    schedule          "constant-then-half" (the paper's), "cosine" or "linear"
+    warmup_steps      steps of linear warm-up
+    restart_from_best begin the cool-down of "constant-then-half" from the best weights so far
+    weight_decay      added to LAMB's update; AdamW's, of matrices only
+    min_trust         floor of LAMB's trust ratio; None for ordinary LAMB, and for AdamW
+    clip              largest norm of the whole gradient
+    evaluations       how often the valid split is scored, evenly spread over the run
+    checkpoint_every  steps between checkpoints
+    checkpoint_blocks compute each block again in the backward pass instead of storing what it needs: a third more
+                      arithmetic, a fraction of the memory
+    compile           hand the model to torch.compile: minutes of compiling, for a faster step where a GPU gains by it
+    log_every         updates between StepEvents, whose loss is the mean since the one before; only then, and at
+                      checkpoints and evaluations, does an update wait for a GPU
+    sample_bytes      length of the sample that follows each evaluation; 0 for none
+    """
+
+    batch_size: int = 16
+    bptt: int = 1024
+    vary_bptt: bool = True
+    accumulate: int = 1
+    optimizer: str = "lamb"
+    lr: float = 2e-3
+    schedule: str = "constant-then-half"
+    warmup_steps: int = 800
+    restart_from_best: bool = True
+    weight_decay: float = 1.2e-6
+    min_trust: float | None = 0.25
+    clip: float = 0.25
+    evaluations: int = 37
+    checkpoint_every: int = 200
+    checkpoint_blocks: bool = False
+    compile: bool = False
+    log_every: int = 1
+    sample_bytes: int = 300
+
+    def __post_init__(self):
+        faults = [
+            *wrong_fields(COUNT, self, "batch_size bptt accumulate evaluations checkpoint_every log_every"),
+            *wrong_fields(NATURAL, self, "warmup_steps sample_bytes"),
+            *wrong_fields(ABOVE_0, self, "lr clip"),
+            *wrong_fields(AT_LEAST_0, self, "weight_decay"),
+            *(wrong_fields(AT_LEAST_0, self, "min_trust") if self.min_trust is not None else ()),
+            *wrong_fields(FLAG, self, "vary_bptt restart_from_best checkpoint_blocks compile"),
+        ]
+        for name, choices in (("optimizer", OPTIMIZERS), ("schedule", tuple(SCHEDULES))):
+            faults += wrong_fields((f"one of {', '.join(choices)}", choices.__contains__), self, name)
+        for name, x in vars(self).items():
+            if (whole(x) or real(x)) and x > 2**62:
+                faults.append(f"{name} must be at most 2^62")
+        if self.optimizer == "adamw" and self.min_trust is not None:
+            faults.append(f"min_trust is LAMB's: with adamw it must be None, got {self.min_trust!r}")
+        refuse(faults)
+
 
 MOST = {"minutes": 1_000_000, "steps": 1_000_000_000, "epochs": 10_000}
 

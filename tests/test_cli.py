@@ -174,6 +174,7 @@ def test_ctrl_c_ends_with_a_checkpoint_and_resume_finishes(own, tmp_path):
         ([*TINY, "--lr", "-1"], "lr must be finite and above 0, got -1.0"),
         ([*TINY, "--device", "cuda"], "this PyTorch sees no cuda device; use --device cpu or auto"),
         ([*TINY, "--out", "few/run"], "cannot write to few/run"),
+        ([*TINY, "--d-model", "10000000", "--d-boom", "10000000"], "this machine cannot hold such a model"),
         (["train", "--resume"], "--resume needs --out"),
         (["train", "--resume", "--out", "absent"], "absent holds no run to resume"),
         (["eval", "absent"], "no checkpoint at absent"),
@@ -213,6 +214,57 @@ def test_every_option_is_documented():
         for name, command in (action.choices or {}).items() if hasattr(action, "choices") else ():
             for option in command._actions:
                 assert option.help, f"{name} {option.option_strings}"
+
+
+def test_every_field_of_a_configuration_has_an_option(own, tmp_path, capsys):
+    options = "--d-model 16 --d-boom 48 --attention-layers 0 1 --n-heads 2 --optimizer adamw --min-trust none --clip 3"
+    assert main([*TINY, "--data", own, "--out", "a", *options.split(), "--no-vary-bptt"]) == 0
+    config = json.loads((tmp_path / "a" / "config.json").read_text(encoding="utf-8"))
+    model, train = config["model"], config["train"]
+    assert (model["d_model"], model["d_boom"], model["attention_layers"], model["n_heads"]) == (16, 48, [0, 1], 2)
+    assert (train["optimizer"], train["min_trust"], train["clip"], train["vary_bptt"]) == ("adamw", None, 3.0, False)
+    (commands,) = (action.choices for action in cli.parser()._actions if action.choices)
+    known = commands["train"]._option_string_actions
+    assert all(f"--{name.replace('_', '-')}" in known for name in [*model, *train])
+    capsys.readouterr()
+    resume = ["train", "--resume", "--out", "a", "--config", "a/config.json", "--attention-layers", "0", "1"]
+    assert main(resume) == 0
+    assert main([*resume, "--clip", "4"]) == 2
+    assert "a was begun with clip 3.0, not 4.0" in capsys.readouterr().err
+    assert main([*resume, "--attention-layers"]) == 2
+    assert "attention_layers (0, 1), not []" in capsys.readouterr().err
+
+
+def test_a_file_of_fields_is_a_recipe(own, tmp_path, capsys):
+    text = '[model]\nd_boom = 96\n[train]\noptimizer = "adamw"\nmin_trust = "none"\nlr = 0.5\n'
+    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+    assert main([*TINY, "--data", own, "--out", "a", "--config", "recipe.toml", "--lr", "0.25"]) == 0
+    config = json.loads((tmp_path / "a" / "config.json").read_text(encoding="utf-8"))
+    assert config["model"]["d_boom"] == 96 and (config["train"]["min_trust"], config["train"]["lr"]) == (None, 0.25)
+    assert main([*TINY, "--data", own, "--out", "b", "--config", "a/config.json"]) == 0
+    again = json.loads((tmp_path / "b" / "config.json").read_text(encoding="utf-8"))
+    assert again["model"] == config["model"] and again["train"] == config["train"]
+    faults = {"x = ": "cannot read --config", "model = 3": "cannot read", "[train]\nlrr = 1": "keyword argument 'lrr'"}
+    faults |= {"[model]\nn_layers = 1.5": "n_layers must be an integer"}
+    capsys.readouterr()
+    for text, message in faults.items():
+        (tmp_path / "bad.toml").write_text(text, encoding="utf-8")
+        assert main([*TINY, "--data", own, "--out", "c", "--config", "bad.toml"]) == 2
+        assert message in (error := capsys.readouterr().err) and len(error.splitlines()) == 1
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("name", ["lr", "clip", "weight_decay", "bptt", "log_every", "warmup_steps"])
+def test_numbers_beyond_all_measure_are_refused(own, name, capsys):
+    number = "1e300" if name in ("lr", "clip", "weight_decay") else "9" * 400
+    assert main([*TINY, "--data", own, f"--{name.replace('_', '-')}", number]) == 2
+    assert f"{name} must be at most 2^62" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["40", "300"])
+def test_a_vocabulary_that_bytes_do_not_fit_is_refused(own, size, capsys):
+    assert main([*TINY, "--data", own, "--vocab-size", size]) == 2
+    assert "vocab_size must be at most 256 and above" in capsys.readouterr().err
 
 
 def test_import_is_light():

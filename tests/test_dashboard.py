@@ -16,8 +16,9 @@ from lab import menu, violations
 from playwright.sync_api import expect
 
 from shalab import InputError
+from shalab.background import Background, StateEvent
 from shalab.presets import Budget, Preset
-from shalab.run import Background, Run, StateEvent
+from shalab.run import Run
 from shalab.train import EndEvent, StepEvent, TrainConfig
 from shalab.widgets.dashboard import MESSAGE_POINTS, Dashboard, Replay
 from shalab.widgets.history import History, Thinned

@@ -74,7 +74,7 @@ MUTATIONS = {
         "test_evaluate.py::test_top_p_stops_where_the_sum_is_reached",
     ),
     "the drawn window lengths go on after a resume": (
-        "train.py", "self._window[1] if self._window else self.window_generator", "self.window_generator",
+        "batches.py", "self._next[1] if self._next else self.generator", "self.generator",
         "test_train.py::test_resume_is_exact",
     ),
     "the best weights are those with the lowest score": (
@@ -82,7 +82,7 @@ MUTATIONS = {
         "test_train.py::test_the_best_weights_are_those_with_the_lowest_score",
     ),
     "what holds up an update is no training time": (
-        "train.py", "took = min(took, 10 *", "took = min(took, 10_000 *",
+        "clock.py", "took = min(took, 10 *", "took = min(took, 10_000 *",
         "test_train.py::test_what_holds_up_an_update_is_no_training_time",
     ),
     "gradients are clipped": (

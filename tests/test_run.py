@@ -24,11 +24,15 @@ from shalab import InputError, ModelConfig
 from shalab.checkpoint import BEFORE, NEWEST, load_checkpoint, load_model, save_checkpoint
 from shalab.cli import main
 from shalab.device import Precision
+from shalab.divergence import NonFiniteError
+from shalab.events import read_metrics
+from shalab.export import export
 from shalab.files import replacing
 from shalab.parallel import lost
 from shalab.presets import Budget, Preset
-from shalab.run import Format, Run, export, read_metrics
-from shalab.train import EndEvent, NonFiniteError, StepEvent, TrainConfig
+from shalab.run import Run
+from shalab.run_config import Format
+from shalab.train import EndEvent, StepEvent, TrainConfig
 
 RECIPE = TrainConfig(batch_size=5, bptt=17, lr=1e-2, warmup_steps=3, evaluations=3, checkpoint_every=7, sample_bytes=11)
 PRESET = Preset(ModelConfig(256, 11, 33, n_layers=2, attention_layers=(0,), max_context=23), RECIPE, Budget(steps=31))

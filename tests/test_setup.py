@@ -16,7 +16,8 @@ import shalab
 ROOT = Path(__file__).parents[1]
 ORDER = (
     "errors files metrics bundled corpus download batches parallel device dropout lstm attention boom induction model "
-    "optim evaluate generate checkpoint train presets plan run cli"
+    "optim presets evaluate generate checkpoint events clock divergence snapshot train plan background run_config run "
+    "export cli"
 ).split()
 TOKENIZATION = "tokenizer pieces counting accounts attacks".split()
 

@@ -15,24 +15,24 @@ import torch
 import torch._inductor.config
 
 from shalab import SHARNN, InputError, ModelConfig
-from shalab.batches import Streams, draw_bptt
+from shalab.batches import Streams, draw_bptt, steps_in_epochs
 from shalab.checkpoint import load_checkpoint, load_model, save_checkpoint
 from shalab.corpus import Corpus
 from shalab.device import Precision
+from shalab.divergence import NonFiniteError
 from shalab.evaluate import evaluate
+from shalab.export import export
 from shalab.presets import PRESETS, Budget, Preset
-from shalab.run import Run, export
+from shalab.run import Run
 from shalab.train import (
     CheckpointEvent,
     EndEvent,
     EvalEvent,
-    NonFiniteError,
     SampleEvent,
     StepEvent,
     TrainConfig,
     Trainer,
     TrustEvent,
-    steps_in_epochs,
 )
 
 # Streams of 2003 * 0.9 / 5 = 360 bytes, windows near 17: an epoch is about 21 updates; a memory of 23 fills in two.
@@ -152,7 +152,7 @@ def test_cool_down_begins_from_the_best_weights(text, precision):
 @pytest.mark.parametrize("epochs", [0.5, 1, 2.3])
 def test_epochs_become_steps(text, precision, epochs):
     trainer = make_trainer(text, precision)
-    n_positions, steps = trainer.streams.n_positions, steps_in_epochs(2003 * 90 // 100, RECIPE, epochs, 2)
+    n_positions, steps = trainer.windows.streams.n_positions, steps_in_epochs(2003 * 90 // 100, RECIPE, epochs, 2)
     for _ in range(steps):
         trainer.update()
     assert epochs * n_positions <= trainer.n_bytes / 5 < epochs * n_positions + 17
@@ -326,7 +326,7 @@ SPEEDS = {
 
 @pytest.mark.parametrize("speed", SPEEDS)
 def test_the_schedule_of_a_run_of_minutes_follows_the_clock(text, precision, monkeypatch, speed):
-    monkeypatch.setattr("shalab.train.time", Clock(SPEEDS[speed]))
+    monkeypatch.setattr("shalab.clock.time", Clock(SPEEDS[speed]))
     recipe = replace(RECIPE, schedule="cosine", warmup_steps=0)
     trainer = make_trainer(text, precision, recipe=recipe, minutes=1.0)
     events = list(trainer.events())
@@ -342,7 +342,7 @@ def test_the_schedule_of_a_run_of_minutes_follows_the_clock(text, precision, mon
 
 def test_what_holds_up_an_update_is_no_training_time(text, precision, monkeypatch):
     """Ctrl-Z for an hour: ten updates' time is counted, not an hour, which would end the run at its highest rate."""
-    monkeypatch.setattr("shalab.train.time", Clock(lambda n: 3600 if n == 50 else 0.5))
+    monkeypatch.setattr("shalab.clock.time", Clock(lambda n: 3600 if n == 50 else 0.5))
     trainer = make_trainer(text, precision, minutes=1.0)
     ended = list(trainer.events())[-1]
     assert ended == EndEvent(120 - 9, "finished") and trainer.elapsed_s == pytest.approx(60)
@@ -350,19 +350,19 @@ def test_what_holds_up_an_update_is_no_training_time(text, precision, monkeypatc
 
 def test_a_slower_machine_is_not_held_up(path, preset, precision, tmp_path, monkeypatch):
     """Resumed where an update takes eighty times as long, a run still ends when its minute is over."""
-    monkeypatch.setattr("shalab.train.time", Clock(lambda n: 0.125))
+    monkeypatch.setattr("shalab.clock.time", Clock(lambda n: 0.125))
     run = Run.create(tmp_path / "a", "own", preset, path, 3, Budget(minutes=1), precision)
     for event in run.events():
         if event.step == 80:
             run.stop.set()
-    monkeypatch.setattr("shalab.train.time", Clock(lambda n: 10.0))
+    monkeypatch.setattr("shalab.clock.time", Clock(lambda n: 10.0))
     resumed = Run.resume(tmp_path / "a", precision)
     assert list(resumed.events())[-1] == EndEvent(85, "finished") and resumed.trainer.elapsed_s == pytest.approx(60)
 
 
 def test_the_cool_down_of_a_run_of_minutes_begins_once(text, precision, monkeypatch):
     """Though one slow update passes over the step at which it would have begun."""
-    monkeypatch.setattr("shalab.train.time", Clock(lambda n: 3.0 if n == 102 else 0.5))
+    monkeypatch.setattr("shalab.clock.time", Clock(lambda n: 3.0 if n == 102 else 0.5))
     trainer = make_trainer(text, precision, minutes=1.0)
     loaded = []
     monkeypatch.setattr(trainer.model, "load_state_dict", lambda state: loaded.append(trainer.elapsed_s))
@@ -375,13 +375,13 @@ def test_resuming_a_run_of_minutes_is_exact(path, preset, precision, tmp_path, m
     speed = SPEEDS["changing"]
     runs = []
     for name in "ab":
-        monkeypatch.setattr("shalab.train.time", Clock(speed))
+        monkeypatch.setattr("shalab.clock.time", Clock(speed))
         run = Run.create(tmp_path / name, "own", preset, path, 3, Budget(minutes=1), precision)
         for event in run.events():
             if name == "b" and event.step == k:
                 run.stop.set()
         runs.append(run)
-    monkeypatch.setattr("shalab.train.time", Clock(lambda n: speed(n + k)))
+    monkeypatch.setattr("shalab.clock.time", Clock(lambda n: speed(n + k)))
     resumed = Run.resume(tmp_path / "b", precision)
     assert resumed.config.total_steps is None and resumed.trainer.total_steps == runs[1].trainer.total_steps > k
     list(resumed.events())

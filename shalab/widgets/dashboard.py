@@ -10,9 +10,11 @@ import traitlets
 from IPython.display import display
 from matplotlib.figure import Figure
 
+from shalab.background import Background, StateEvent
 from shalab.errors import InputError
+from shalab.events import as_line, read_metrics
 from shalab.plots import BLUE, GREEN, GREY, ORANGE, curve, draw_learning_curve, finite
-from shalab.run import Background, Run, StateEvent, as_line, read_metrics
+from shalab.run import Run
 from shalab.widgets.base import Widget, source
 from shalab.widgets.history import History
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from shalab.errors import InputError
+from shalab.events import read_metrics
 from shalab.plots import BLUE, GREEN, GREY, ORANGE, drawable
-from shalab.run import read_metrics
 from shalab.widgets.base import Widget, source
 
 CLAMP, FLOOR, ZERO = 1, 2, 4  # bits

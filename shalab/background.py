@@ -1,0 +1,126 @@
+"""Events read by a thread, so that a notebook stays usable meanwhile; and signals that stop a training cleanly."""
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from shalab.errors import InputError
+from shalab.fast.process import dismiss_helpers
+
+
+@dataclass(frozen=True)
+class StateEvent:
+    """What the thread does now: "running", "paused", "over" or "failed", with the exception."""
+
+    state: str
+    error: str = ""
+
+
+class Stop(threading.Event):
+    """Set by whoever wants a training to end; `signal` is the number of the signal that set it, if one did."""
+
+    signal: int | None = None
+
+
+class Background:
+    """Has `events()`, which a thread can read: started, paused, stopped, waited for.
+
+    listener  called in that thread with each event, and with a StateEvent at each change; there is one at a time
+    stop      `events()` itself looks at it
+    """
+
+    def __init__(self):
+        self.stop = Stop()
+        self.listener: Callable = lambda event: None
+        self._go_on = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def events(self) -> Iterator:
+        raise NotImplementedError
+
+    def start(self, listener: Callable | None = None) -> None:
+        """Starts or continues, and returns at once. Other code must not use torch's global random state meanwhile."""
+        if self._thread and self._thread.is_alive():
+            raise InputError("it has been started already: wait() for its end, or stop.set() and then wait()")
+        self.listener = listener or self.listener
+        self.stop.clear()
+        self._go_on.set()
+        self._error = None
+        events = self.events()
+        dismiss_helpers()
+        self._thread = threading.Thread(target=self._read, args=(events,), daemon=True)
+        self._thread.start()
+
+    def pause(self) -> None:
+        """Holds before the next event, until `proceed()` or `stop.set()`."""
+        self._go_on.clear()
+
+    def proceed(self) -> None:
+        self._go_on.set()
+
+    def wait(self) -> None:
+        """Blocks until the thread ends, and raises its exception here. Ctrl-C acts like `stop.set()`."""
+        if self._thread is None:
+            raise InputError("there is nothing to wait for: start() it first")
+        with stop_on_interrupt(self.stop):
+            while self._thread.is_alive():
+                self._thread.join(0.1)  # without a limit, Windows would not let Ctrl-C through
+        if self._error:
+            raise self._error
+
+    def __await__(self):
+        """`await run` in a notebook is `run.wait()`, but the widgets' buttons work meanwhile."""
+        return self._until_over().__await__()
+
+    async def _until_over(self) -> None:
+        try:
+            while self._thread and self._thread.is_alive():
+                await asyncio.sleep(0.05)
+        except asyncio.CancelledError:  # how Jupyter interrupts a cell that awaits
+            self.stop.set()
+        self.wait()
+
+    def _read(self, events: Iterator) -> None:
+        try:
+            with contextlib.closing(events):
+                self.listener(StateEvent("running"))
+                for event in events:
+                    self.listener(event)
+                    self._hold()
+            self.listener(StateEvent("over"))
+        except BaseException as error:
+            self._error = error
+            self.listener(StateEvent("failed", f"{type(error).__name__}: {error}"))
+
+    def _hold(self) -> None:
+        if self._go_on.is_set() or self.stop.is_set():
+            return
+        self.listener(StateEvent("paused"))
+        while not (self._go_on.wait(0.05) or self.stop.is_set()):
+            pass
+        self.listener(StateEvent("running"))
+
+
+@contextlib.contextmanager
+def stop_on_interrupt(stop: Stop) -> Iterator[None]:
+    """Inside, Ctrl-C or SIGTERM sets `stop`, so that the current update is completed; a second one interrupts it."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+
+    def on_signal(number, frame):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.signal = number
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
