@@ -10,6 +10,7 @@ import re
 import sys
 import time
 import tomllib
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from shalab.checkpoint import best_model, load_checkpoint, load_model, model_con
 from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, Corpus, load_corpus
 from shalab.device import DEVICES, DTYPES, Precision, print_anything
 from shalab.divergence import NonFiniteError
+from shalab.door import TRICKS, plain
 from shalab.download import fetch
 from shalab.errors import InputError
 from shalab.evaluate import dynamic_evaluate, evaluate, warmup_bytes
@@ -48,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     print_anything()
     options = parser().parse_args(arguments)
     try:
-        return options.command(options) or 0
+        with plain() if vars(options).get("plain") else nullcontext():
+            return options.command(options) or 0
     except InputError as error:
         print(f"shalab: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -73,6 +76,9 @@ def parser() -> argparse.ArgumentParser:
     add = machine.add_argument
     add("--device", choices=DEVICES, default="auto", help="where to compute (default: auto, the fastest there is)")
     add("--dtype", choices=("auto", *DTYPES), default="auto", help="format of matrix products (default: auto)")
+
+    equations = "by the equations as they are written, without the tricks that `shalab info` lists"
+    add("--plain", action="store_true", help=equations)
 
     trained = argparse.ArgumentParser(add_help=False)
     add = trained.add_argument
@@ -449,6 +455,8 @@ def info_command(options) -> None:
         return
     precision = Precision.pick(options.device, options.dtype)
     print(f"device: {precision}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for trick in TRICKS.values():
+        print(f"trick {trick.name}: {'on' if trick.on else 'off'}, {trick.where}; {trick.gain}")
     for name, preset in PRESETS.items():
         with torch.device("meta"):
             n_parameters = SHARNN(preset.model).n_parameters

@@ -153,6 +153,11 @@ def _switch(values: tuple[bool, bool, bool]) -> None:
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(reduced)
 
 
+def on_cpu(x: Tensor) -> bool:
+    """Whether the processor computes with x, and not a GPU."""
+    return x.device.type == "cpu"
+
+
 def to_host(x: Tensor) -> Tensor:
     """x in main memory, where float64 exists; Apple's MPS has none."""
     return x.cpu()

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from shalab.device import on_cpu
 from shalab.door import door
 
 # T window, B streams, D width
@@ -23,5 +24,5 @@ def recurrent(lstm: nn.Module, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
         h, c = hidden
         hidden = h.to(x.dtype), c.to(x.dtype)
     # On a CPU, autocast knows no LSTM: there it computes in the format of its weights.
-    with torch.autocast("cpu", enabled=False) if x.device.type == "cpu" else nullcontext():
+    with torch.autocast(x.device.type, enabled=False) if on_cpu(x) else nullcontext():
         return lstm(x, hidden)

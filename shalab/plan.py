@@ -41,8 +41,7 @@ import torch
 from shalab.errors import ABOVE_0, InputError, refuse, wrong
 from shalab.fast.attention import CHUNK, KEPT
 from shalab.model import SHARNN, ModelConfig
-from shalab.presets import Preset
-from shalab.train import TrainConfig
+from shalab.presets import Preset, TrainConfig
 
 
 @dataclass(frozen=True)

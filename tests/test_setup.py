@@ -15,11 +15,12 @@ import shalab
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    "errors files metrics bundled corpus download batches parallel device dropout lstm attention boom induction model "
-    "optim presets evaluate generate checkpoint events clock divergence snapshot train plan background run_config run "
-    "export cli"
+    "errors files metrics bundled corpus download batches parallel device door dropout lstm attention boom induction "
+    "model optim presets evaluate generate checkpoint events clock divergence snapshot train plan background run_config "
+    "run export cli"
 ).split()
 TOKENIZATION = "tokenizer pieces counting accounts attacks".split()
+FAST = "conditions masks lstm attention boom lamb decoder process".split()
 
 
 def lock():
@@ -59,7 +60,8 @@ def test_readme_names_every_module_and_no_other():
     assert listed == [*ORDER, "baselines", "plots", "course"]
     in_folders = re.findall(r"^    (\w+)\.py ", readme, re.M)
     assert in_folders[: len(TOKENIZATION)] == TOKENIZATION
-    for folder, names in (("tokenization", TOKENIZATION), ("laboratory", in_folders[len(TOKENIZATION) :])):
+    laboratory = in_folders[len(TOKENIZATION) + len(FAST) :]
+    for folder, names in (("tokenization", TOKENIZATION), ("fast", FAST), ("laboratory", laboratory)):
         assert {path.stem for path in (ROOT / "shalab" / folder).glob("*.py")} == {*names, "__init__"}
     assert {path.stem for path in (ROOT / "shalab").glob("*.py")} == {*listed, "__init__", "__main__"}
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from shalab.attention import AttentionHead, attention_mask, last_rows, split_heads
+from shalab.device import on_cpu
 from shalab.door import stands_in_for
 from shalab.dropout import Dropout
 from shalab.fast.conditions import product_dtype
@@ -46,7 +47,7 @@ def attend(
     memory = window[:0].detach() if memory is None else last_rows(memory, max_context - len(window))
     context = torch.cat([memory.to(dtype), window.detach().to(dtype)])  # (K, B, D)
     q, rows, keys = (split_heads(x, head.n_heads) for x in (scaled_query(head, h, drop), window, context))
-    if h.device.type == "cpu":
+    if on_cpu(h):
         read = _Read.apply(*(x.to(dtype) for x in (q, rows, keys)), drop, head.dropout)  # (T, B N, D / N)
     else:
         keys = torch.cat([keys[: -len(rows)], rows.to(dtype)]).transpose(0, 1)  # (B N, K, D / N)

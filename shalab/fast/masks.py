@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from shalab.device import on_cpu
 from shalab.door import stands_in_for
 from shalab.dropout import Dropout, dropout
 
@@ -32,7 +33,7 @@ class Masks(Dropout):
     def __call__(self, x: Tensor, p: float) -> Tensor:
         if not self.training or p == 0:
             return x
-        if x.device.type != "cpu":
+        if not on_cpu(x):
             return super().__call__(x, p)
         mask = self.mask(x.shape, p, x.dtype)
         return x * mask[0].view(x.shape) if len(mask) == 1 else _Times.apply(x, mask)
