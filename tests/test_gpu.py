@@ -40,8 +40,9 @@ def test_logits_memory_and_gradients_are_those_of_the_cpu():
         torch.manual_seed(0)
         model = precision.place(SHARNN(CONFIG))
         x = precision.place(torch.arange(400).view(50, 8) % 251)
-        logits, state = model(x, model(x)[1])
-        F.cross_entropy(logits.flatten(0, 1), x.flatten()).backward()
+        with precision.switches():  # PyTorch's own default lets an LSTM round to ten bits
+            logits, state = model(x, model(x)[1])
+            F.cross_entropy(logits.flatten(0, 1), x.flatten()).backward()
         results[device] = [logits.detach().cpu(), state.memory[1].cpu(), *(p.grad.cpu() for p in model.parameters())]
     for a, b in zip(results["cpu"], results["cuda"], strict=True):  # on an H100 they differ by 1.5e-5 of the largest
         assert (a - b).abs().max() < 1e-4 * a.abs().max()
