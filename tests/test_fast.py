@@ -48,11 +48,13 @@ def learned(config, device, dtype, half, hooks):
     if hooks == "hooks":
         watched(model)
     optimizer, state, outcomes = Lamb(model.parameters(), lr=0.02), None, []
+    switches = Precision.pick(device, "float32").switches  # PyTorch's default lets a GPU's LSTM round to ten bits
     for x in torch.randint(251, (4, 8, 5), generator=torch.Generator().manual_seed(3)).to(device):
-        with torch.autocast(device, half, enabled=half is not None):
-            logits, state = model(x[:-1], state)
         optimizer.zero_grad()
-        F.cross_entropy(logits.flatten(0, 1), x[1:].flatten()).backward()
+        with switches():
+            with torch.autocast(device, half, enabled=half is not None):
+                logits, state = model(x[:-1], state)
+            F.cross_entropy(logits.flatten(0, 1), x[1:].flatten()).backward()
         outcomes += [logits, *(rows for rows in state.memory if rows is not None)]
         outcomes += [part for pair in state.hidden for part in pair]
         outcomes += [p.grad.clone() for p in model.parameters()]

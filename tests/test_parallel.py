@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -128,7 +129,8 @@ def wait_for(condition, seconds=240):
 def workers(launcher):
     """Process ids of a launcher's children."""
     return [
-        int(pid) for pid in open(f"/proc/{launcher.pid}/task/{launcher.pid}/children", encoding="utf-8").read().split()
+        int(pid)
+        for pid in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text(encoding="utf-8").split()
     ]
 
 
@@ -158,7 +160,7 @@ def test_kill_minus_9_loses_only_what_came_after_the_last_checkpoint(path, tmp_p
 
 def _alive(pid):
     try:
-        return open(f"/proc/{pid}/stat", encoding="utf-8").read().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
 
