@@ -27,7 +27,7 @@ def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generat
     if temperature == 0:
         return logits.argmax(-1)
     logits = logits - logits.amax(-1, keepdim=True)  # a tiny temperature must not make two of them infinite
-    probabilities = (logits / temperature).softmax(-1)
+    probabilities = (logits / float(temperature)).softmax(-1)
     if not top_k and top_p == 1:
         return _draw(probabilities, generator)
     probabilities, ids = probabilities.sort(descending=True)

@@ -41,7 +41,7 @@ class Lamb(Optimizer):
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "min_trust": min_trust}
         faults = wrong(AT_LEAST_0, lr=lr, weight_decay=weight_decay) + wrong(ABOVE_0, eps=eps)
         if not (isinstance(betas, list | tuple) and len(betas) == 2) or wrong(RATE, b1=betas[0], b2=betas[1]):
-            faults.append(f"betas must be two numbers of at least 0 and below 1, got {betas}")
+            faults.append(f"betas must be two numbers of at least 0 and below 1, got {betas!r}")
         if min_trust is not None:
             faults += wrong(AT_LEAST_0, min_trust=min_trust)
         refuse(faults)

@@ -68,7 +68,7 @@ class TrainConfig:
             if (whole(x) or real(x)) and x > 2**62:
                 faults.append(f"{name} must be at most 2^62")
         if self.optimizer == "adamw" and self.min_trust is not None:
-            faults.append(f"min_trust is LAMB's: with adamw it must be None, got {self.min_trust!r}")
+            faults.append(f"min_trust is LAMB's: with optimizer adamw it must be None, got {self.min_trust!r}")
         refuse(faults)
 
 

@@ -98,6 +98,7 @@ def test_resumed_state_goes_on_bit_for_bit():
         ({"weight_decay": -0.1}, "weight_decay must be finite and at least 0, got -0.1"),
         ({"min_trust": -0.1}, "min_trust must be finite and at least 0, got -0.1"),
         ({"lr": math.inf, "min_trust": math.nan}, "lr must be .* got inf; min_trust must be .* got nan"),
+        ({"betas": "\n"}, r"got '\\n'"),
         ({"betas": 0.9}, "betas must be two numbers of at least 0 and below 1, got 0.9"),
     ],
 )

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shalab import SHARNN, InputError, Lamb, ModelConfig, import_original
@@ -262,6 +262,7 @@ def test_a_configuration_is_valid_or_says_why_not(kind, data):
         assert made.attention_layers == tuple(made.attention_layers) and made.d_model % made.n_heads == 0
 
 
+@example(options={"temperature": 2**64})
 @given(options=st.dictionaries(st.sampled_from(["temperature", "top_k", "top_p", "seed", "n_bytes"]), ODD, min_size=1))
 def test_sampling_options_are_taken_or_refused(precision, options):
     torch.manual_seed(0)

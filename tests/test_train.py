@@ -470,7 +470,7 @@ def test_resume_refuses_another_configuration(path, preset, precision, tmp_path)
         ),
         ({"optimizer": ["lamb"], "bptt": True}, "bptt must be .* got True; optimizer must be one of lamb, adamw, got"),
         ({"optimizer": "sgd"}, "optimizer must be one of lamb, adamw, got 'sgd'"),
-        ({"optimizer": "adamw"}, "min_trust is LAMB's: with adamw it must be None, got 0.25"),
+        ({"optimizer": "adamw"}, "min_trust is LAMB's: with optimizer adamw it must be None, got 0.25"),
         ({"schedule": "sine"}, "schedule must be one of constant-then-half, cosine, linear, got 'sine'"),
     ],
 )
