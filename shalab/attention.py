@@ -48,12 +48,12 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     return scores.masked_fill(~mask, -math.inf).softmax(-1)
 
 
-Rows = TypeVar("Rows", Tensor, range)
-
-
 def split_heads(x: Tensor, n_heads: int) -> Tensor:
     """(T, B, D) -> (T, B N, D / N): every head is a stream of its own"""
     return x.unflatten(-1, (n_heads, -1)).flatten(1, 2)
+
+
+Rows = TypeVar("Rows", Tensor, range)
 
 
 def last_rows(x: Rows, n: int) -> Rows:

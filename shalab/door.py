@@ -16,8 +16,10 @@ from dataclasses import dataclass
 class Trick:
     """What stands in for a plain function; it returns NotImplemented where its conditions do not hold.
 
-    gain   what it brings, measured, and on what machine
-    where  its conditions
+    plain    the function's name
+    gain     what it brings, measured, and on what machine
+    where    its conditions
+    compute  must change nothing before everything that it needs is known to be there: the plain function follows
     """
 
     name: str
@@ -28,7 +30,8 @@ class Trick:
     on: bool = True
 
 
-TRICKS: dict[str, Trick] = {}  # in the order in which they are tried
+TRICKS: dict[str, Trick] = {}
+_BEHIND: dict[Callable, list[Trick]] = {}  # a door -> its tricks, in the order in which they are tried
 
 
 def door(plain: Callable) -> Callable:
@@ -51,7 +54,7 @@ def door(plain: Callable) -> Callable:
                 return result
         return plain(*args, **kwargs)
 
-    vars(enter)["tricks"] = tricks
+    _BEHIND[enter] = tricks
     return enter
 
 
@@ -60,7 +63,7 @@ def stands_in_for(entry: Callable, name: str, gain: str, where: str) -> Callable
 
     def register(compute: Callable) -> Callable:
         trick = TRICKS[name] = Trick(name, entry.__qualname__, gain, where, compute, not _asked_for_plain())
-        vars(entry)["tricks"].append(trick)
+        _BEHIND[entry].append(trick)
         return compute
 
     return register

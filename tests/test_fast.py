@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from shalab import SHARNN, Lamb, ModelConfig
+from shalab import SHARNN, Lamb, ModelConfig, fast
 from shalab.device import Precision
 from shalab.door import TRICKS, door, plain, stands_in_for
 from shalab.dropout import Dropout
@@ -68,13 +68,13 @@ def learned(config, device, dtype, half, hooks):
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_model_learns_the_same_with_tricks_and_without(device, kind, shape, hooks):
     dtype, half, off = FORMATS[kind]
-    fast = learned(SHAPES[shape], device, dtype, half, hooks)
+    tricky = learned(SHAPES[shape], device, dtype, half, hooks)
     with plain():
         slow = learned(SHAPES[shape], device, dtype, half, hooks)
-    assert len(fast) == len(slow)
-    for a, b in zip(fast, slow, strict=True):
+    assert len(tricky) == len(slow)
+    for a, b in zip(tricky, slow, strict=True):
         assert a.shape == b.shape and torch.all((a - b).abs() <= off * max(1, b.abs().max() if b.numel() else 0))
-    assert any(not torch.equal(a, b) for a, b in zip(fast, slow, strict=True)), "the tricks were on"
+    assert any(not torch.equal(a, b) for a, b in zip(tricky, slow, strict=True)), "the tricks were on"
 
 
 @pytest.mark.parametrize("name", TRICKS)
@@ -140,6 +140,29 @@ def test_an_operator_that_is_gone_costs_speed_and_one_warning(doubled):
         warnings.simplefilter("error")
         assert doubled(4) == 8
     assert calls == [3]
+
+
+@pytest.mark.parametrize("operator", ["_foreach_lerp_", "_foreach_norm", "_foreach_add_"])
+def test_an_update_without_one_of_its_operators_is_the_plain_one(operator, monkeypatch):
+    """Also where it is missed halfway: no moment is updated twice."""
+    weights, gradients = torch.randn(7, 5), torch.randn(3, 7, 5)
+
+    def learned_weights():
+        w = torch.nn.Parameter(weights.clone())
+        optimizer = Lamb([w], lr=0.1)
+        for gradient in gradients:
+            w.grad = gradient.clone()
+            optimizer.step()
+        return w.detach()
+
+    with plain():
+        expected = learned_weights()
+    monkeypatch.setattr(TRICKS["LAMB on all tensors at once"], "on", True)  # the end of the test puts it back
+    monkeypatch.delattr(torch, operator)
+    fast.lamb._rehearse.cache_clear()
+    with pytest.warns(UserWarning, match=f"without the trick 'LAMB on all tensors at once'.*{operator}"):
+        found = learned_weights()
+    assert torch.equal(found, expected)
 
 
 def test_a_mistake_of_the_caller_is_not_the_tricks(doubled):

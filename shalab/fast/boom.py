@@ -1,7 +1,8 @@
 """Boom in fewer passes over its widest tensor.
 
 *Gain.* gelu(u) = silu(1.702 u) / 1.702: with the inner factor before the matrix and the outer one behind the fold, silu
-passes over the widest tensor once, where gelu's three operations do so three times.
+passes over the widest tensor once, where gelu's three operations do so three times. The backward pass then keeps one
+wide tensor instead of two. On an AMD EPYC that brings memory and no time: 0.98 times in bfloat16, 1.03 in float32.
 *Conditions.* `widen` is PyTorch's linear layer with a bias, and nobody watches it.
 """
 
@@ -14,7 +15,12 @@ from shalab.dropout import Dropout
 from shalab.fast.conditions import stock
 
 
-@stands_in_for(Boom.forward, "one pass of silu", "nothing to 1.05 times", "nobody watches `widen`")
+@stands_in_for(
+    Boom.forward,
+    "one pass of silu",
+    "one wide tensor instead of two to keep; no time on a CPU",
+    "nobody watches `widen`",
+)
 def boom(layer: Boom, x: Tensor, drop: Dropout) -> Tensor:
     if not plain_linear(layer.widen):
         return NotImplemented

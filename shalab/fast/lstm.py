@@ -25,7 +25,7 @@ WIDE = 768  # measured on an AMD EPYC
 @stands_in_for(
     recurrent,
     "LSTM in the products' format",
-    "1.3 times the LSTM's speed in bfloat16 on an AMD EPYC",
+    "1.04 times, laptop's update in bfloat16; more for wide ones",
     "on a CPU, or for one byte; nobody watches the LSTM",
 )
 def fast_recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
