@@ -1,3 +1,4 @@
+import contextlib
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from lab import Lab, Server, launch_browser
 
 from shalab import SHARNN, ModelConfig
 from shalab.device import Precision
+from shalab.door import plain
 
 # Tiny models gain nothing from threads and lose much where another process wants the same cores.
 torch.set_num_threads(1)
@@ -34,6 +36,13 @@ def isolated(tmp_path, monkeypatch):
     monkeypatch.setenv("SHALAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=["tricks", "plain"])
+def both_ways(request):
+    """The equations as they are written, and what stands in for them."""
+    with plain() if request.param == "plain" else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from shalab import SHARNN, Lamb, ModelConfig, import_original
 
+pytestmark = pytest.mark.usefixtures("both_ways")
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -37,6 +37,10 @@ MUTATIONS = {
         "attention.py", "last_rows(memory, max_context - len(window))", "last_rows(memory, max_context)",
         "test_golden.py::test_four_windows",
     ),
+    "they do so in the trick": (
+        "fast/attention.py", "last_rows(memory, max_context - len(window))", "last_rows(memory, max_context)",
+        "test_golden.py::test_four_windows",
+    ),
     "a collapsed vector is the one that was trained": (
         "attention.py", "self.vector = nn.Parameter(self())", "self.vector = nn.Parameter(self.vector.sigmoid())",
         "test_model.py::test_collapse_changes_no_output",
@@ -53,9 +57,21 @@ MUTATIONS = {
         "optim.py", 'ratio = ratio.clamp(min=group["min_trust"])', "pass",
         "test_optim.py::test_updates_are_the_textbooks",
     ),
+    "it has one in the trick": (
+        "fast/lamb.py", 'ratio = ratio.clamp(min=group["min_trust"])', "pass",
+        "test_optim.py::test_updates_are_the_textbooks",
+    ),
     "a weight's norm counts as 10 at most": (
         "optim.py", ".clamp(max=10)", "",
         "test_optim.py::test_norms_of_weights_count_as_ten_at_most",
+    ),
+    "it does so in the trick": (
+        "fast/lamb.py", ".clamp(max=10)", "",
+        "test_optim.py::test_norms_of_weights_count_as_ten_at_most",
+    ),
+    "gelu has its factor": (
+        "boom.py", "torch.sigmoid(1.702 * u)", "torch.sigmoid(u)",
+        "test_golden.py::test_four_windows",
     ),
     "valid ends and test begins at 95 %": (
         "corpus.py", "n * 95 // 100", "n * 94 // 100",

@@ -318,17 +318,18 @@ def value_gate(steps: int = 600, every: int = 5, seeds: tuple[int, ...] = (0, 1,
 def backoff(
     n_bytes: int = 1_200_000,
     seeds: tuple[int, ...] = (0, 1, 2),
-    lrs: tuple[float, ...] = (5e-3, 1e-2, 2e-2),
+    lrs: tuple[float, ...] = (2.5e-3, 5e-3, 1e-2, 2e-2),
     part: Part = _compute,
 ) -> dict:
     """The laptop preset with a head and without, with the copier's start and without it ("the paper's"), each at every
     rate, on a GPU if there is one.
 
-    runs: start, lr, seed and n_parameters; valid and test, and if there is a head, both with a silent one.
+    runs: start, lr, seed, n_parameters and device; valid and test, and if there is a head, both with a silent one.
     """
     preset = find_preset("laptop")
     recipe = replace(preset.train, sample_bytes=0)
     steps = updates(n_bytes, recipe)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else Precision.pick().device.type
     starts = {
         "the paper's": replace(preset.model, induction=False),
         "the paper's, no head": replace(preset.model, induction=False, attention_layers=()),
@@ -344,7 +345,8 @@ def backoff(
             _without_head(model)
         trainer = Trainer(model, open_corpus(), replace(recipe, lr=lr), Precision.pick(), steps, seed)
         finish(trainer)
-        found = {"start": name, "lr": lr, "seed": seed, "n_parameters": model.n_parameters, **_scores(trainer)}
+        found = {"start": name, "lr": lr, "seed": seed, "n_parameters": model.n_parameters, "device": device}
+        found |= _scores(trainer)
         if heads := [block.attention for block in model.collapse().blocks if block.attention is not None]:
             for head in heads:
                 head.value_gate.vector.data.zero_()
@@ -353,8 +355,7 @@ def backoff(
 
     arms = [(name, lr, seed) for seed in seeds for name in starts for lr in lrs]
     runs = [part(f"{name}, {lr:g}, seed {seed}", partial(run, name, lr, seed)) for name, lr, seed in arms]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else Precision.pick().device.type
-    return {"n_bytes": n_bytes, "seeds": seeds, "device": device, "runs": runs}
+    return {"n_bytes": n_bytes, "seeds": seeds, "runs": runs}
 
 
 def _scores(trainer: Trainer) -> dict[str, float]:
