@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from playwright.sync_api import TimeoutError
 
 from shalab.laboratory.widgets import launch
 
@@ -21,6 +22,7 @@ _FOLDERS = (
     "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
     "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR",
 )  # fmt: skip
+_PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.textContent)"
 _SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {
         "fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True,
@@ -138,12 +140,22 @@ class Lab:
             page.close()
 
     def run_all(self, page, timeout_s: float = 120):
+        """Run All, until every cell has its number; no cell may have failed.
+
+        On a machine under load the first request to a kernel that has just started is sometimes lost on JupyterLab's
+        way to it. Then no cell is being executed, and the menu is used once more.
+        """
         menu(page, "Run", '[data-command="runmenu:run-all"]')
-        page.wait_for_function(
-            "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
-            ".every(prompt => /\\[\\d+\\]/.test(prompt.textContent))",
-            timeout=1000 * timeout_s,
-        )
+        try:
+            page.wait_for_function(f"{_PROMPTS}.some(text => /\\[(\\*|\\d+)\\]/.test(text))", timeout=30_000)
+        except TimeoutError:
+            menu(page, "Run", '[data-command="runmenu:run-all"]')
+        try:
+            page.wait_for_function(f"{_PROMPTS}.every(text => /\\[\\d+\\]/.test(text))", timeout=1000 * timeout_s)
+        except TimeoutError as error:
+            self.picture(page, "not-executed")
+            log = (self.server.home / "server.log").read_text(encoding="utf-8")[-3000:]
+            raise AssertionError(f"prompts after {timeout_s} s: {page.evaluate(_PROMPTS)}\n{log}") from error
         wait_until_idle(page)
         faults = page.locator('[data-mime-type="application/vnd.jupyter.error"], [data-mime-type$=".stderr"]')
         assert faults.count() == 0, faults.all_inner_texts()
