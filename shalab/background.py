@@ -36,6 +36,7 @@ class Background:
         self.stop = Stop()
         self.listener: Callable = lambda event: None
         self._go_on = threading.Event()
+        self._go_on.set()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -44,7 +45,7 @@ class Background:
 
     def start(self, listener: Callable | None = None) -> None:
         """Starts or continues, and returns at once. Other code must not use torch's global random state meanwhile."""
-        if self._thread and self._thread.is_alive():
+        if self.alive:
             raise InputError("it has been started already: wait() for its end, or stop.set() and then wait()")
         self.listener = listener or self.listener
         self.stop.clear()
@@ -55,6 +56,11 @@ class Background:
         self._thread = threading.Thread(target=self._read, args=(events,), daemon=True)
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread reads events, or holds."""
+        return self._thread is not None and self._thread.is_alive()
+
     def pause(self) -> None:
         """Holds before the next event, until `proceed()` or `stop.set()`."""
         self._go_on.clear()
@@ -62,12 +68,21 @@ class Background:
     def proceed(self) -> None:
         self._go_on.set()
 
+    def end(self) -> None:
+        """Asks for the end, after the current update of a training."""
+        self.stop.set()
+
+    @property
+    def held(self) -> bool:
+        """Whether it is to hold, or holds, before the next event."""
+        return not (self._go_on.is_set() or self.stop.is_set())
+
     def wait(self) -> None:
         """Blocks until the thread ends, and raises its exception here. Ctrl-C acts like `stop.set()`."""
         if self._thread is None:
             raise InputError("there is nothing to wait for: start() it first")
         with stop_on_interrupt(self.stop):
-            while self._thread.is_alive():
+            while self.alive:
                 self._thread.join(0.1)  # without a limit, Windows would not let Ctrl-C through
         if self._error:
             raise self._error
@@ -78,7 +93,7 @@ class Background:
 
     async def _until_over(self) -> None:
         try:
-            while self._thread and self._thread.is_alive():
+            while self.alive:
                 await asyncio.sleep(0.05)
         except asyncio.CancelledError:  # how Jupyter interrupts a cell that awaits
             self.stop.set()
@@ -97,11 +112,11 @@ class Background:
             self.listener(StateEvent("failed", f"{type(error).__name__}: {error}"))
 
     def _hold(self) -> None:
-        if self._go_on.is_set() or self.stop.is_set():
+        if not self.held:
             return
         self.listener(StateEvent("paused"))
-        while not (self._go_on.wait(0.05) or self.stop.is_set()):
-            pass
+        while self.held:
+            self._go_on.wait(0.05)
         self.listener(StateEvent("running"))
 
 

@@ -1,4 +1,4 @@
-"""The command line: shalab data | train | plan | eval | generate | export | info."""
+"""The command line: shalab data | train | watch | plan | eval | generate | export | info."""
 
 import argparse
 import inspect
@@ -27,12 +27,12 @@ from shalab.door import TRICKS, plain
 from shalab.download import fetch
 from shalab.errors import InputError
 from shalab.evaluate import dynamic_evaluate, evaluate, warmup_bytes
-from shalab.events import EndEvent, EvalEvent, StepEvent
+from shalab.events import EndEvent, as_line
 from shalab.export import export
 from shalab.fast.process import keep_freed_memory
 from shalab.files import as_json, write_text
+from shalab.follow import Follower
 from shalab.generate import as_text, generate
-from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import Team, lost
 from shalab.plan import CARDS, Card, plan, savings
@@ -97,6 +97,8 @@ def parser() -> argparse.ArgumentParser:
     add("--out", metavar="DIR", help="the run's folder (default: runs/PRESET-DATA-NUMBER, a new one)")
     add("--seed", type=int, metavar="S", help="of initialisation, dropout and window lengths (default: 0)")
     add("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
+    change = "with --resume: go on with the length and the settings given here, a finished run too"
+    add("--change", action="store_true", help=change)
     add = train.add_mutually_exclusive_group().add_argument
     add("--minutes", type=float, metavar="X", help="train for X minutes, not counting evaluations")
     add("--steps", type=int, metavar="N", help="train for N updates")
@@ -104,6 +106,16 @@ def parser() -> argparse.ArgumentParser:
     for name, config in CONFIGS.items():
         _add_fields(train.add_argument_group(f"{name} (default: the preset's values)"), config)
     train.set_defaults(command=train_command)
+
+    watch = commands.add_parser("watch", help="follow a run that another process trains, here or on another machine")
+    add = watch.add_argument
+    add("run", help="the run's folder")
+    add = watch.add_mutually_exclusive_group().add_argument
+    asking = "ask the process to %s, and do not follow it"
+    add("--pause", dest="ask", action="store_const", const="pause", help=asking % "hold, with a checkpoint")
+    add("--continue", dest="ask", action="store_const", const="continue", help=asking % "go on after --pause")
+    add("--stop", dest="ask", action="store_const", const="stop", help=asking % "stop, with a checkpoint")
+    watch.set_defaults(command=watch_command)
 
     planning = commands.add_parser("plan", help="what a preset's run costs on GPUs: memory, speed, time; runs nothing")
     add = planning.add_argument
@@ -298,43 +310,80 @@ def _next_folder(stem: str) -> Path:
 def _resumed(options, team: Team) -> Run:
     if not options.out:
         raise InputError("--resume needs --out, the folder of the run to go on with")
-    run = Run.resume(options.out, data=options.data, device=options.device, dtype=options.dtype, team=team)
-    config, changes = run.config, _changes(options)
-    stored = {**vars(config), **vars(config.model), **vars(config.train), **vars(config.budget)}
+    changes = _changes(options)
     asked = _given(options, "preset", "seed", "minutes", "steps", "epochs") | changes["model"] | changes["train"]
+    where = {"data": options.data, "device": options.device, "dtype": options.dtype, "team": team}
+    if options.change:
+        return Run.resume(options.out, **where, changes=asked)
+    run = Run.resume(options.out, **where)
+    config = run.config
+    stored = {**vars(config), **vars(config.model), **vars(config.train), **vars(config.budget)}
     for name, value in asked.items():
         if stored.get(name) != (tuple(value) if isinstance(value, list) else value):
             raise InputError(
-                f"{run.folder} was begun with {name} {stored.get(name)}, not {value}: leave that option out, or name "
-                "another --out"
+                f"{run.folder} was begun with {name} {stored.get(name)}, not {value}: leave that option out, name "
+                "another --out, or add --change to go on with it"
             )
     return run
 
 
+class Progress:
+    """A run's events, or their lines in metrics.jsonl, as a progress bar with a line per evaluation."""
+
+    def __init__(self, step: int, total_steps: int | None, best_bpc: float | None):
+        self.smooth, self.valid = None, f"{best_bpc:.3f}" if best_bpc is not None and best_bpc < math.inf else "-"
+        self.bar = tqdm(total=total_steps, initial=step, unit="step", disable=None)
+
+    def show(self, line: dict) -> None:
+        bar = self.bar
+        match line["event"]:
+            case "step":
+                bpc = line["bpc"] or math.nan
+                self.smooth = bpc if self.smooth is None else 0.95 * self.smooth + 0.05 * bpc
+                bar.total = line["total_steps"]
+                bar.update(line["step"] - bar.n)
+                speed = line["n_bytes"] / line["elapsed_s"] / 1e3
+                text = f"train {self.smooth:.3f} valid {self.valid} bpc, {speed:.1f} kB/s"
+                bar.set_postfix_str(text, refresh=False)
+            case "eval":
+                self.valid = f"{line['valid_bpc']:.3f}"
+                bar.write(
+                    f"step {line['step']:,}: {line['n_bytes'] / 1e6:.2f} MB read in {line['elapsed_s']:.0f} s, "
+                    f"train {self.smooth or math.nan:.3f}, valid {self.valid} bpc{' (best)' if line['best'] else ''}"
+                )
+
+
 def show_progress(run: Run) -> EndEvent:
-    """Reads a run's events to the end, as a progress bar with a line per evaluation."""
-    trainer = run.trainer
-    valid = f"{trainer.best_bpc:.3f}" if trainer.best_bpc < math.inf else "-"
-    ended, smooth = EndEvent(trainer.step, "stopped"), None
-    with tqdm(total=run.config.total_steps, initial=trainer.step, unit="step", disable=None) as bar:
+    """Trains to the end, or until it is stopped."""
+    ended = EndEvent(run.trainer.step, "stopped")
+    progress = Progress(run.trainer.step, run.config.total_steps, run.trainer.best_bpc)
+    with progress.bar:
         for event in run.events():
-            match event:
-                case StepEvent():
-                    bpc = event.loss_nats / NATS_PER_BIT
-                    smooth = bpc if smooth is None else 0.95 * smooth + 0.05 * bpc
-                    bar.total = event.total_steps
-                    bar.update(event.step - bar.n)
-                    speed = event.n_bytes / event.elapsed_s / 1e3
-                    bar.set_postfix_str(f"train {smooth:.3f} valid {valid} bpc, {speed:.1f} kB/s", refresh=False)
-                case EvalEvent():
-                    valid = f"{event.valid_bpc:.3f}"
-                    bar.write(
-                        f"step {event.step:,}: {event.n_bytes / 1e6:.2f} MB read in {event.elapsed_s:.0f} s, "
-                        f"train {smooth or math.nan:.3f}, valid {valid} bpc{' (best)' if event.best else ''}"
-                    )
-                case EndEvent():
-                    ended = event
+            progress.show(as_line(event))
+            if isinstance(event, EndEvent):
+                ended = event
     return ended
+
+
+def watch_command(options) -> int:
+    """Ctrl-C ends the watching, not the training."""
+    follower = Follower(options.run)
+    if options.ask:
+        {"pause": follower.pause, "continue": follower.proceed, "stop": follower.end}[options.ask]()
+        return 0
+    if follower.process:
+        process, machine = follower.process
+        print(f"{options.run}: process {process} on {machine}; Ctrl-C ends the watching, --stop the training")
+    progress, line = Progress(0, None, None), {}
+    with stop_on_interrupt(follower.stop), progress.bar:
+        for line in follower.events():
+            progress.show(line)
+    if line.get("reason") == "stopped":
+        print(f"stopped at step {line['step']:,}; go on with: shalab train --resume --out {options.run}")
+    if follower.finished:
+        scores = follower.result()
+        print(f"finished: valid {scores['valid_bpc']:.3f}, test {scores['test_bpc']:.3f} bits per byte")
+    return 0
 
 
 def report(run: Run, result: dict) -> None:

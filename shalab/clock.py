@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 N_TRUST_EVENTS = 100  # in a run, about, evenly spread
+CHECKPOINT_S = 300.0  # of training, at most, that a power failure costs, besides what checkpoint_every allows
 
 
 class Stopwatch:

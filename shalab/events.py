@@ -90,8 +90,15 @@ def read_metrics(folder: Path) -> list[dict]:
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror})") from error
     for text in content.splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            line = json.loads(text, parse_constant=lambda _: None)
-            if isinstance(line, dict) and isinstance(line.get("step"), int):
-                lines.append(line)
+        if line := parse_line(text):
+            lines.append(line)
     return lines
+
+
+def parse_line(text: bytes) -> dict | None:
+    """A line of metrics.jsonl; None for a damaged one."""
+    with contextlib.suppress(ValueError, RecursionError):
+        line = json.loads(text, parse_constant=lambda _: None)
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            return line
+    return None

@@ -93,14 +93,43 @@ class Owner:
     """
 
     def __init__(self, folder: Path):
-        self._lock = FileLock(folder / "owner.lock", timeout=0, thread_local=False)
+        # Not at once: whoever follows the run tries the lock for an instant.
+        self._lock = FileLock(folder / "owner.lock", timeout=0.2, thread_local=False)
         self._name = folder / "owner"
         with writing(folder):
             try:
                 self._lock.acquire()
             except Timeout:
                 raise InputError(f"{folder} is in use by {self._other()}: wait for its end, or stop it") from None
-            self._name.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            self._doing = ""
+            self.sign("starting")
+
+    def sign(self, doing: str) -> None:
+        """Says in the file owner what this process does, and that it lives."""
+        if doing == self._doing:
+            os.utime(self._name)
+        else:
+            content = f"process {os.getpid()} on {socket.gethostname()}\n{doing}\n"
+            self._name.write_text(content, encoding="utf-8")
+            self._doing = doing
+
+    @staticmethod
+    def read(folder: Path) -> tuple[int, str, str]:
+        """Process number, machine and what it does; OSError or ValueError if nobody says so."""
+        who, doing = (folder / "owner").read_text(encoding="utf-8").splitlines()
+        process, machine = who.removeprefix("process ").split(" on ", 1)
+        return int(process), machine, doing
+
+    @staticmethod
+    def is_held(folder: Path) -> bool:
+        """Whether a process of this machine owns the folder."""
+        path = folder / "owner.lock"
+        try:
+            if path.exists():
+                FileLock(path, timeout=0, thread_local=False, is_singleton=False).acquire().__exit__(None, None, None)
+        except Timeout:
+            return True
+        return False
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a folder that is gone, or Windows, which removes no open file
@@ -113,7 +142,7 @@ class Owner:
             name = self._name.read_text(encoding="utf-8", errors="replace")
         except OSError:
             name = ""
-        return name or "another process"
+        return name.partition("\n")[0] or "another process"
 
 
 def notice(sentence: str) -> None:

@@ -95,8 +95,13 @@ class Budget:
                 f"got {given or 'none'}"
             )
 
+    @property
+    def given(self) -> tuple[str, float]:
+        """The unit, and how many of it."""
+        return next((name, value) for name, value in vars(self).items() if value is not None)
+
     def __str__(self) -> str:
-        name, value = next((name, value) for name, value in vars(self).items() if value is not None)
+        name, value = self.given
         return f"{value:,} {name}".replace(".0 ", " ")
 
     def total_steps(self, n_train: int, train: TrainConfig, seed: int) -> int | None:

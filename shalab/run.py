@@ -17,6 +17,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -30,10 +31,12 @@ from shalab.errors import SEED, InputError, refuse, wrong
 from shalab.evaluate import evaluate
 from shalab.events import Event, as_line, read_metrics
 from shalab.files import Owner, WriteError, as_json, notice, write_json, write_text, writing
+from shalab.follow import launch
 from shalab.model import SHARNN
 from shalab.parallel import ALONE, Team
 from shalab.presets import Budget, Preset
 from shalab.run_config import Format, RunConfig
+from shalab.steering import steered
 from shalab.train import Trainer
 
 MADE = ("config.json", "metrics.jsonl", NEWEST, BEFORE, "result.json", "curve.png", "sample.txt")
@@ -41,6 +44,8 @@ MADE = ("config.json", "metrics.jsonl", NEWEST, BEFORE, "result.json", "curve.pn
 
 class Run(Background):
     """Make one with `create` or `resume`; read `events()` to the end, or `start()` and `wait()`; then `finish()`."""
+
+    launch = staticmethod(launch)
 
     def __init__(self, folder: Path, config: RunConfig, corpus: Corpus, precision: Precision):
         super().__init__()
@@ -101,12 +106,16 @@ class Run(Background):
         device: str = "auto",
         dtype: str = "auto",
         team: Team = ALONE,
+        changes: dict[str, Any] | None = None,
     ) -> "Run":
         """Continues from the newest checkpoint; a run without one starts over.
 
         data           where the same bytes are now, if they have moved
         precision      what to compute in
         device, dtype  the same by name; "auto" is what the run was trained in before
+        changes        other settings from here on, as `RunConfig.with_changes` takes them: {"minutes": 60} lets a run
+                       of 30 minutes, finished or not, go on to 60. The schedule is from then on that of the longer
+                       run, so that a rate which had fallen rises again to what it has halfway
 
         Nothing in the folder changes before `events()` is called.
         """
@@ -122,7 +131,7 @@ class Run(Background):
             stored = RunConfig.from_dict(content["config"]) if content else config
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise InputError(f"{path} is damaged ({error})") from error
-        if replace(stored, data=config.data) != config:
+        if not replace(stored, data=config.data).becomes(config):
             raise InputError(f"{path} belongs to another configuration than {folder / 'config.json'}")
         if content and "optimizer" not in content:
             raise InputError(f"{folder} was exported: it holds weights to use, not a run to resume")
@@ -130,6 +139,7 @@ class Run(Background):
             raise InputError(f"{path} is of an older shalab: finish the run there, or begin another with --out")
         if content:
             model_config(content, path)
+        config = config.with_changes(changes or {}, len(corpus.split("train")))
         latest = formats[-1] if formats else config.begun
         precision = precision or (latest.again(device, dtype, team) if latest else Precision.pick(device, dtype, team))
         run = cls(folder, config, corpus, precision)
@@ -140,6 +150,8 @@ class Run(Background):
             except Exception as error:  # as many kinds as there are ways not to fit
                 raise InputError(f"{path} does not fit this run ({' '.join(str(error).split())[:160]})") from error
             run._kept = run.trainer.step
+            if stored.changes < config.changes:
+                run.trainer.reschedule(config.total_steps)
         if latest and str(latest) != str(precision):
             notice(f"{folder} goes on in {precision} from step {run.trainer.step:,}; before that it was {latest}")
         return run
@@ -156,9 +168,13 @@ class Run(Background):
     def _events(self, owner: Owner | None) -> Iterator[Event]:
         team = self.precision.team
         events = self.trainer.events(self.stop)
-        with contextlib.closing(owner) if owner else contextlib.nullcontext():
+        with self._owning(owner, "training"):
             try:
                 while True:
+                    if team.any(self.held):
+                        self.trainer.checkpoint()  # a paused run may wait for days
+                        while team.any(self.held):
+                            self._go_on.wait(0.05)
                     self._broken = True
                     with stop_on_interrupt(self.stop):
                         event = next(events, None)
@@ -177,6 +193,15 @@ class Run(Background):
                 self._broken = False
                 raise
 
+    @contextlib.contextmanager
+    def _owning(self, owner: Owner | None, doing: str) -> Iterator[None]:
+        """Inside, the folder is this process's, and others see and steer what it does. None: a team's first has it."""
+        if owner is None:
+            yield
+            return
+        with contextlib.closing(owner), steered(self, self.folder, owner, doing):
+            yield
+
     def _take(self) -> Owner:
         """Becomes the owner of the folder and brings its files to the state of this run."""
         self._check_there()
@@ -191,6 +216,9 @@ class Run(Background):
                     os.replace(self._read_from, self.folder / NEWEST)
                 self._newest, self._read_from = self._stamp(), None
             self._write_beginning()
+            if not self.trainer.finished and _holds(self.folder, "result.json"):  # it goes on
+                with writing(self.folder):
+                    os.replace(self.folder / "result.json", self.folder / "result-before.json")
         except BaseException:
             owner.close()
             raise
@@ -221,7 +249,7 @@ class Run(Background):
         formats = [*map(str, self.formats), str(self.precision)]
         self.stop.clear()
         self._check_there()
-        with contextlib.closing(Owner(self.folder)):
+        with self._owning(Owner(self.folder), "scoring"):
             result = {
                 **self._scores(),
                 "train_seconds": trainer.elapsed_s,

@@ -4,13 +4,21 @@ import contextlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from shalab.checkpoint import NEWEST
 from shalab.device import Precision
 from shalab.errors import InputError
 from shalab.model import ModelConfig
 from shalab.parallel import Team
-from shalab.presets import Budget, TrainConfig
+from shalab.presets import MOST, Budget, TrainConfig
+
+# What may change while a run goes on; every other field decides what its weights and its streams are.
+CHANGEABLE = (
+    "dropout", "dropout_input", "dropout_hidden",
+    "accumulate", "lr", "schedule", "warmup_steps", "restart_from_best", "clip", "evaluations", "checkpoint_every",
+    "checkpoint_blocks", "compile", "log_every", "sample_bytes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class RunConfig:
     preset  a name to show
     data    a corpus's name or a path
     begun   the first format; None in old runs
+    changes how often settings were changed on the way
     """
 
     preset: str
@@ -57,9 +66,10 @@ class RunConfig:
     model: ModelConfig
     train: TrainConfig
     begun: Format | None = None
+    changes: int = 0
 
     def __post_init__(self):
-        kinds = {"preset": str, "data": str, "data_sha256": str, "seed": int, "total_steps": int | None}
+        kinds = {"preset": str, "data": str, "data_sha256": str, "seed": int, "total_steps": int | None, "changes": int}
         if faults := [name for name, kind in kinds.items() if not isinstance(getattr(self, name), kind)]:
             raise InputError(f"unexpected {', '.join(faults)}")
 
@@ -67,6 +77,37 @@ class RunConfig:
     def from_dict(cls, content: dict) -> "RunConfig":
         parts = {"budget": Budget, "model": ModelConfig, "train": TrainConfig, "begun": Format}
         return cls(**{n: parts[n](**value) if n in parts and value else value for n, value in content.items()})
+
+    def with_changes(self, values: dict[str, Any], n_train: int) -> "RunConfig":
+        """With other settings from here on: a budget by its unit, and fields named in CHANGEABLE.
+
+        n_train: bytes of the training split, from which the steps of so many epochs follow. InputError names what
+        cannot change.
+        """
+        own = {"preset": self.preset, "seed": self.seed, **vars(self.model), **vars(self.train), **vars(self.budget)}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        values = {name: value for name, value in values.items() if value != own[name]}
+        if fixed := [name for name in values if name not in CHANGEABLE and name not in MOST]:
+            raise InputError(f"a run that has begun keeps its {', '.join(fixed)}: name another --out for a new one")
+        if not values:
+            return self
+        given = {unit: values.pop(unit) for unit in MOST if unit in values}
+        budget = Budget(**given) if given else self.budget
+        model, train = (
+            replace(part, **{name: value for name, value in values.items() if name in vars(part)})
+            for part in (self.model, self.train)
+        )
+        total_steps = budget.total_steps(n_train, train, self.seed)
+        changes = self.changes + 1
+        return replace(self, budget=budget, model=model, train=train, total_steps=total_steps, changes=changes)
+
+    def becomes(self, later: "RunConfig") -> bool:
+        """Whether `later` is this, or this with changes."""
+        return self == later or (self.changes < later.changes and self._fixed() == later._fixed())
+
+    def _fixed(self) -> dict[str, Any]:
+        own = {"seed": self.seed, "data_sha256": self.data_sha256, **vars(self.model), **vars(self.train)}
+        return {name: value for name, value in own.items() if name not in CHANGEABLE}
 
     @classmethod
     def read(cls, folder: Path) -> "RunConfig":

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from shalab import divergence, snapshot
 from shalab import evaluate as evaluation
 from shalab.batches import Streams, Windows
-from shalab.clock import Stopwatch, evaluations_by, report_due, steps_by_clock, trust_due
+from shalab.clock import CHECKPOINT_S, Stopwatch, evaluations_by, report_due, steps_by_clock, trust_due
 from shalab.corpus import Corpus
 from shalab.device import Precision, compiled
 from shalab.events import CheckpointEvent, EndEvent, EvalEvent, Event, SampleEvent, StepEvent, TrustEvent
@@ -64,6 +64,7 @@ class Trainer:
         self.state: State | None = None
         self.step = self.scored = self.n_bytes = 0
         self.cooled = self.saved = False  # the cool-down has begun; the newest checkpoint is of this very state
+        self._saved_at_s = 0.0
         self.best_bpc, self.best = math.inf, self._weights()
         self._unreported: list[tuple[Tensor, Tensor]] = []  # loss and gradient norm of updates since the last report
         self.seed_dropout()
@@ -130,11 +131,12 @@ class Trainer:
                     yield self.sample()
             else:
                 self._begin_cooldown()
-                if event := self.update():
+                event = self.update()
+                if event:
                     yield event
                 if trust_due(self.step, self.total_steps):
                     yield self.trust()
-                if self._evaluation_due() or self.step % self.config.checkpoint_every:
+                if self._evaluation_due() or not self._checkpoint_due(event):
                     continue
             yield self.checkpoint()
         if not self.saved:
@@ -184,13 +186,23 @@ class Trainer:
         self._report()
         divergence.check_weights(self)
         self.save(snapshot.take(self))
-        self.saved = True
+        self.saved, self._saved_at_s = True, self.stopwatch.elapsed_s
         return CheckpointEvent(self.step)
 
     def load(self, content: dict) -> None:
         """Continues from a checkpoint. If it does not fit, an exception, and the trainer cannot be used any more."""
         snapshot.restore(self, content)
-        self.saved = True
+        self.saved, self._saved_at_s = True, self.stopwatch.elapsed_s
+
+    def reschedule(self, total_steps: int | None) -> None:
+        """After `load`, for a run whose length or settings have changed: its place is that in the new schedule.
+
+        total_steps: None for a run of minutes.
+        """
+        self.total_steps = total_steps or steps_by_clock(self.step, self.elapsed_s, self.minutes)
+        self.scored = evaluations_by(self.step, self.total_steps, self.config.evaluations)
+        self.cooled = self.step >= cooldown_start(self.total_steps)
+        self.saved = False
 
     def seed_dropout(self) -> None:
         """Every process draws its own masks, the first one as if it were alone."""
@@ -209,6 +221,11 @@ class Trainer:
 
     def _evaluation_due(self) -> bool:
         return evaluations_by(self.step, self.total_steps, self.config.evaluations) > self.scored
+
+    def _checkpoint_due(self, event: StepEvent | None) -> bool:
+        """By steps, or by the clock, which is looked at when an update is reported: there all processes wait anyway."""
+        by_clock = self.stopwatch.elapsed_s - self._saved_at_s >= CHECKPOINT_S
+        return self.step % self.config.checkpoint_every == 0 or (event is not None and self.team.any(by_clock))
 
     def _begin_cooldown(self) -> None:
         """Once, at the end of the constant rate: the best weights so far are the ones to go on from."""

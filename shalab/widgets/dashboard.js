@@ -94,7 +94,8 @@ export default () => {
         const [step, nBytes, , , , , speed] = rows().at(-1) ?? [0, 0];
         const alive = model.get("controls") && ["running", "paused"].includes(store.state);
         pause.disabled = !alive || store.state === "paused";
-        proceed.disabled = !alive || store.state === "running";
+        const gone = model.get("resumes") && ["stopped", "unfinished", "failed"].includes(store.state);
+        proceed.disabled = !gone && (!alive || store.state === "running");
         stop.disabled = !alive;
         bar.value = store.total_steps ? step / store.total_steps : 0;
         state.textContent = STATES[store.state] ?? store.state;
@@ -102,6 +103,7 @@ export default () => {
           `step ${step.toLocaleString("en")}${store.total_steps ? ` of ${store.total_steps.toLocaleString("en")}` : ""}`,
           `${short(nBytes)} bytes`,
           speed ? `${short(speed)} bytes/s` : null,
+          store.machine ? `on ${store.machine}` : null,
           alive && store.seconds_left != null ? `${clock(store.seconds_left)} left` : null,
         ].filter(Boolean).join(" · ");
         fault.textContent = store.error;

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from shalab.background import Background, StateEvent
 from shalab.errors import InputError
 from shalab.events import as_line, read_metrics
+from shalab.follow import Follower
 from shalab.plots import BLUE, GREEN, GREY, ORANGE, curve, draw_learning_curve, finite
 from shalab.run import Run
 from shalab.widgets.base import Widget, source
@@ -63,6 +64,7 @@ class Dashboard(Widget):
     _esm = source("chart", "dashboard")
     references = traitlets.Dict().tag(sync=True)
     controls = traitlets.Bool().tag(sync=True)
+    resumes = traitlets.Bool().tag(sync=True)  # whether "continue" begins another process when there is none
     history = traitlets.Any().tag(sync=True, to_json=lambda _, self: self._everything())
 
     def __init__(
@@ -79,7 +81,12 @@ class Dashboard(Widget):
                 run.listener = self  # events that come from here on wait for the lock
             if isinstance(run, Run):
                 history = History(run.metrics(), run.config.total_steps or 0)
-            super().__init__(references=references or {}, controls=run is not None, history=history)
+            super().__init__(
+                references=references or {},
+                controls=run is not None,
+                resumes=isinstance(run, Follower),
+                history=history,
+            )
             self._sent = self._counts()
         self.on_msg(self._on_message)
 
@@ -90,6 +97,17 @@ class Dashboard(Widget):
         if history.state == "running":
             history.state = "unfinished"
         return cls(None, references, history)
+
+    @classmethod
+    def follow(cls, folder: Path, references: dict[str, float] | None = None) -> "Dashboard":
+        """Starts at once to show a run that any process trains in `folder`, with buttons that reach that process.
+
+        `await dashboard.run` waits for its end. When the process is gone, "continue" resumes the run in another one.
+        """
+        follower = folder if isinstance(folder, Follower) else Follower(folder)
+        dashboard = cls(follower, references, History(follower.backlog()))
+        follower.start()
+        return dashboard
 
     @classmethod
     def replay(
@@ -195,8 +213,15 @@ class Dashboard(Widget):
             "total_steps": history.total_steps,
             "seconds_left": _short([history.seconds_left])[0],
             "state": history.state, "error": history.error,
+            "machine": self.run.machine if isinstance(self.run, Follower) else "",
             **({"sample": history.sample} if history.sample != since["sample"] else {}),
         }  # fmt: skip
+
+    def _proceed(self) -> None:
+        try:
+            self.run.proceed()
+        except InputError as error:
+            self(StateEvent("failed", str(error)))
 
     def _send_news(self) -> None:
         now = self._counts()
@@ -215,9 +240,9 @@ class Dashboard(Widget):
             case {"ask": "pause"} if self.run:
                 self.run.pause()
             case {"ask": "continue"} if self.run:
-                self.run.proceed()
+                threading.Thread(target=self._proceed, daemon=True).start()  # another process takes seconds to begin
             case {"ask": "stop"} if self.run:
-                self.run.stop.set()
+                self.run.end()
 
 
 def _short(row) -> list:
