@@ -72,6 +72,8 @@ class Check:
     reference  the right function; its name is the check's, its module the notebook's
     inputs     generator -> argument tuples to try, the same each time; None if the answer is a value
     mistakes   name -> (wrong answer, hint)
+    fault      results -> what is wrong with them, or None, where more than one answer is right
+    read       turns an answer that is a path into the value that is compared
     """
 
     def __init__(
@@ -79,8 +81,11 @@ class Check:
         reference: Callable,
         inputs: Callable[[torch.Generator], Iterable[tuple]] | None,
         mistakes: dict[str, tuple[object, str]],
+        fault: Callable[[list], str | None] | None = None,
+        read: Callable[[Path], object] | None = None,
     ):
         self.reference, self.inputs, self.mistakes = reference, inputs, mistakes
+        self.fault, self.read = fault, read
         self.notebook, self.name = reference.__module__.rpartition(".")[2], reference.__name__
         self.key = f"{self.notebook}.{self.name}"
         self.__doc__ = reference.__doc__
@@ -99,8 +104,7 @@ class Check:
             if _is_stub(answer):
                 return self._open()
             return Verdict("wrong", f"{self.name} returned nothing: is the return missing?")
-        expected, _ = self._results(self.reference)
-        fault = _first_difference(results, expected)
+        fault = None if error else self._fault(results)
         if not error and not fault:
             return Verdict("right", f"{self.name} is right. {_keep(self.key) or _so_far(self.notebook)}")
         for mistake, (wrong, hint) in self.mistakes.items():
@@ -112,6 +116,12 @@ class Check:
             return Verdict("wrong", f"{self.name}: {answer!r} is not the answer.")
         return Verdict("wrong", f"{self.name} is not right yet: {fault}.")
 
+    def _fault(self, results: list) -> str | None:
+        if self.fault:
+            return self.fault(results)
+        expected, _ = self._results(self.reference)
+        return _first_difference(results, expected)
+
     def _open(self) -> Verdict:
         return Verdict("open", f"{self.name} is not done yet. Replace the dots and run this cell again.")
 
@@ -121,7 +131,9 @@ class Check:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             try:
-                if self.inputs is None:
+                if self.read and isinstance(answer, str | Path):
+                    results.append(self.read(Path(answer)))
+                elif self.inputs is None:
                     results.append(answer() if callable(answer) else answer)
                 else:
                     results.extend(answer(*arguments) for arguments in self.inputs(torch.Generator().manual_seed(0)))
@@ -137,10 +149,14 @@ class Check:
 
 
 def exercise(
-    inputs: Callable[[torch.Generator], Iterable[tuple]] | None = None, *, mistakes: dict[str, tuple[object, str]]
+    inputs: Callable[[torch.Generator], Iterable[tuple]] | None = None,
+    *,
+    mistakes: dict[str, tuple[object, str]],
+    fault: Callable[[list], str | None] | None = None,
+    read: Callable[[Path], object] | None = None,
 ) -> Callable[[Callable], Check]:
     """Turns a reference function into the check of an exercise; see `Check`."""
-    return lambda reference: Check(reference, inputs, mistakes)
+    return lambda reference: Check(reference, inputs, mistakes, fault, read)
 
 
 def difference(result, expected) -> str | None:

@@ -16,6 +16,7 @@ from shalab.events import as_line, read_metrics
 from shalab.follow import Follower
 from shalab.plots import BLUE, GREEN, GREY, ORANGE, curve, draw_learning_curve, finite
 from shalab.run import Run
+from shalab.run_config import RunConfig
 from shalab.widgets.base import Widget, source
 from shalab.widgets.history import History
 
@@ -105,7 +106,8 @@ class Dashboard(Widget):
         `await dashboard.run` waits for its end. When the process is gone, "continue" resumes the run in another one.
         """
         follower = folder if isinstance(folder, Follower) else Follower(folder)
-        dashboard = cls(follower, references, History(follower.backlog()))
+        total_steps = RunConfig.read(follower.folder).total_steps or 0
+        dashboard = cls(follower, references, History(follower.backlog(), total_steps))
         follower.start()
         return dashboard
 
