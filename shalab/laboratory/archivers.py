@@ -7,6 +7,12 @@ and then test in one pass. Part of zpaq's archive is an index, which grows too: 
 instead of 1.513, and the learning model's lead is 0.02 on valid and 0.04 on test. PPMd's variant I gives 1.691 and
 2.254.
 
+    python -m shalab.laboratory.archivers --data FILE --out assets/results/standin_archivers.json
+
+measures a longer text, with all that the two need to keep what precedes a slice in view: 3 GB for PPMd, one block of
+256 MB for zpaq. The compressors of `shalab.baselines` are measured with them, the trained model is not. Of 100,000,000
+bytes that takes zpaq an hour, more if the machine does other work as well.
+
 Needs `zpaq` (Debian's package of that name) and `pip install pyppmd`, and takes some minutes.
 """
 
@@ -15,11 +21,13 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from shalab.baselines import baselines
 from shalab.corpus import Corpus, load_corpus
 from shalab.course import trained_model
 from shalab.device import Precision
@@ -29,11 +37,14 @@ from shalab.evaluate import dynamic_evaluate, evaluate
 ORDER, MEMORY = 16, 256 << 20  # of PPMd: contexts of up to 16 bytes, and enough memory to keep all of its counts
 
 
-def zpaq_size(data: bytes) -> int:
+LARGE_MEMORY = 3 << 30  # of PPMd, for texts of up to 100,000,000 bytes
+
+
+def zpaq_size(data: bytes, method: str = "-m5") -> int:
     """Bytes of an archive with one file."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "data").write_bytes(data)
-        subprocess.run(["zpaq", "add", "a.zpaq", "data", "-m5"], cwd=folder, check=True, capture_output=True)
+        subprocess.run(["zpaq", "add", "a.zpaq", "data", method, "-t1"], cwd=folder, check=True, capture_output=True)
         return (Path(folder) / "a.zpaq").stat().st_size
 
 
@@ -42,22 +53,33 @@ def zpaq_version() -> str:
     return (said.stdout + said.stderr).split()[1]
 
 
-def ppmd_size(data: bytes) -> int:
+def ppmd_size(data: bytes, memory: int = MEMORY) -> int:
     from pyppmd import compress
 
-    return len(compress(data, max_order=ORDER, mem_size=MEMORY, variant="H"))
+    return len(compress(data, max_order=ORDER, mem_size=memory, variant="H"))
+
+
+def ppmd_version(memory: int = MEMORY) -> str:
+    return f"variant H, order {ORDER}, {memory >> 20} MB, pyppmd {version('pyppmd')}"
 
 
 ARCHIVERS = {
-    "PPMd": (ppmd_size, lambda: f"variant H, order {ORDER}, {MEMORY >> 20} MB, pyppmd {version('pyppmd')}"),
+    "PPMd": (ppmd_size, ppmd_version),
     "zpaq -m5": (zpaq_size, lambda: f"zpaq {zpaq_version()}"),
+}
+FOR_LARGE = {  # -m58: zpaq -m5 begins anew after each block, of 2^8 MB here
+    "PPMd": (partial(ppmd_size, memory=LARGE_MEMORY), partial(ppmd_version, LARGE_MEMORY)),
+    "zpaq -m58": (partial(zpaq_size, method="-m58"), lambda: f"zpaq {zpaq_version()}"),
 }
 
 
 def measured(corpus: Corpus, size: Callable[[bytes], int], version: str) -> dict:
     """Sizes of train, of train and valid, and of all; and what each slice adds, in bits per byte."""
     ends = [end for _, end in corpus.bounds.values()]
-    sizes = [size(corpus.data[:end].tobytes()) for end in ends]
+    sizes = []
+    for end in ends:
+        sizes.append(size(corpus.data[:end].tobytes()))
+        print(f"{end:,} bytes take {sizes[-1]:,}", flush=True)
     bpc = [8 * (sizes[i + 1] - sizes[i]) / (ends[i + 1] - ends[i]) for i in (0, 1)]
     return {"version": version, "ends": ends, "sizes": sizes, "bpc": [round(value, 4) for value in bpc]}
 
@@ -65,14 +87,29 @@ def measured(corpus: Corpus, size: Callable[[bytes], int], version: str) -> dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", default="enwik6", metavar="NAME_OR_PATH")
     options = parser.parse_args()
-    corpus, found = load_corpus("enwik6"), {}
-    for name, (size, described) in ARCHIVERS.items():
+    corpus = load_corpus(options.data)
+    if options.data == "enwik6":
+        write(options.out, {**compared(corpus, ARCHIVERS), **trained_scores(corpus)})
+        return
+    table = {name: [round(value, 4) for value in pair] for name, pair in baselines(corpus.data, corpus.bounds).items()}
+    print(table, flush=True)
+    write(options.out, {**compared(corpus, FOR_LARGE), "compressors": table})
+
+
+def compared(corpus: Corpus, archivers: dict) -> dict:
+    found = {}
+    for name, (size, described) in archivers.items():
         try:
             found[name] = measured(corpus, size, described())
         except (FileNotFoundError, ImportError) as error:
             raise InputError(f"{name} is not installed ({error}): apt-get install zpaq, pip install pyppmd") from error
         print(name, found[name], flush=True)
+    return {"data_sha256": corpus.sha256, "archivers": found}
+
+
+def trained_scores(corpus: Corpus) -> dict:
     model, precision = trained_model(), Precision.pick("cpu", "float32")
     bounds = [end for _, end in corpus.bounds.values()]
     scores = {
@@ -81,12 +118,12 @@ def main() -> None:
     }
     scores = {name: [round(value, 4) for value in pair] for name, pair in scores.items()}
     print(scores, flush=True)
-    content = {
-        "data_sha256": corpus.sha256, "archivers": found, "trained model": scores,
-        "torch": torch.__version__, "threads": torch.get_num_threads(),
-    }  # fmt: skip
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return {"trained model": scores, "torch": torch.__version__, "threads": torch.get_num_threads()}
+
+
+def write(out: Path, content: dict) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
