@@ -25,6 +25,7 @@ class TrainConfig:
     min_trust         floor of LAMB's trust ratio; None for ordinary LAMB, and for AdamW
     clip              largest norm of the whole gradient
     evaluations       how often the valid split is scored, evenly spread over the run
+    valid_bytes       how many of its first bytes that scores; 0 for all. The final scores are always of all
     checkpoint_every  steps between checkpoints
     checkpoint_blocks compute each block again in the backward pass instead of storing what it needs: a third more
                       arithmetic, a fraction of the memory
@@ -47,6 +48,7 @@ class TrainConfig:
     min_trust: float | None = 0.25
     clip: float = 0.25
     evaluations: int = 37
+    valid_bytes: int = 0
     checkpoint_every: int = 200
     checkpoint_blocks: bool = False
     compile: bool = False
@@ -56,7 +58,7 @@ class TrainConfig:
     def __post_init__(self):
         faults = [
             *wrong_fields(COUNT, self, "batch_size bptt accumulate evaluations checkpoint_every log_every"),
-            *wrong_fields(NATURAL, self, "warmup_steps sample_bytes"),
+            *wrong_fields(NATURAL, self, "valid_bytes warmup_steps sample_bytes"),
             *wrong_fields(ABOVE_0, self, "lr clip"),
             *wrong_fields(AT_LEAST_0, self, "weight_decay"),
             *(wrong_fields(AT_LEAST_0, self, "min_trust") if self.min_trust is not None else ()),

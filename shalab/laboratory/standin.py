@@ -65,7 +65,7 @@ def members(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def english(content: bytes) -> bytes | None:
-    """The text in UTF-8; None if it is short, foreign, or hardly text."""
+    """The text in UTF-8; None if it is short, hardly text, or, as a rough count of small words has it, not English."""
     try:
         content.decode()
     except UnicodeDecodeError:
