@@ -34,11 +34,11 @@ def listed(path, origin, files, **more):
 
 @pytest.fixture
 def sources(tmp_path, monkeypatch):
-    """A source distribution with a page, its copy, a foreign one and a table, and a Debian package with a dictionary."""
+    """A source distribution with a page, its copy, a foreign one and a table; a Debian package with a dictionary."""
     pages = {
         "a/b.txt": PROSE * 30,
         "a/copy.txt": PROSE * 30,
-        "a/foreign.txt": "Le chat dormait au soleil, et le chien vint voir. ".encode() * 60,
+        "a/foreign.txt": b"Le chat dormait au soleil, et le chien vint voir. " * 60,
         "a/table.txt": bytes(range(256)) * 40,
         "a/code.py": PROSE * 40,
     }
