@@ -261,7 +261,7 @@ def _scoring_s(run: Run) -> float:
         return per_byte(n, lambda: evaluate(model, data, begin, begin + n, run.precision, **how))
 
     writing = per_byte(20, lambda: list(generate(model, b"\n", 20, run.precision)))
-    valid = middle - begin + 2 * config.batch_size * model.max_context
+    valid = min(middle - begin, config.valid_bytes or middle) + 2 * config.batch_size * model.max_context
     evaluation = reading(config.batch_size) * valid + writing * (100 + config.sample_bytes)
     left = config.evaluations - run.trainer.scored
     return left * evaluation + reading(1) * (end - begin + 2 * warmup_bytes(model)) + writing * 1000

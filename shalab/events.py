@@ -31,7 +31,7 @@ class StepEvent:
 
 @dataclass(frozen=True)
 class EvalEvent:
-    """Bits per byte of the valid split, read in parallel streams; best is True if it is the lowest so far."""
+    """Bits per byte of the valid split, or its beginning, in parallel streams; best is True at the lowest so far."""
 
     step: int
     n_bytes: int

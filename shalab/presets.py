@@ -25,6 +25,7 @@ class TrainConfig:
     min_trust         floor of LAMB's trust ratio; None for ordinary LAMB, and for AdamW
     clip              largest norm of the whole gradient
     evaluations       how often the valid split is scored, evenly spread over the run
+    valid_bytes       how many of its first bytes that scores; 0 for all. The final scores are always of all
     checkpoint_every  steps between checkpoints
     checkpoint_blocks compute each block again in the backward pass instead of storing what it needs: a third more
                       arithmetic, a fraction of the memory
@@ -47,6 +48,7 @@ class TrainConfig:
     min_trust: float | None = 0.25
     clip: float = 0.25
     evaluations: int = 37
+    valid_bytes: int = 0
     checkpoint_every: int = 200
     checkpoint_blocks: bool = False
     compile: bool = False
@@ -56,7 +58,7 @@ class TrainConfig:
     def __post_init__(self):
         faults = [
             *wrong_fields(COUNT, self, "batch_size bptt accumulate evaluations checkpoint_every log_every"),
-            *wrong_fields(NATURAL, self, "warmup_steps sample_bytes"),
+            *wrong_fields(NATURAL, self, "valid_bytes warmup_steps sample_bytes"),
             *wrong_fields(ABOVE_0, self, "lr clip"),
             *wrong_fields(AT_LEAST_0, self, "weight_decay"),
             *(wrong_fields(AT_LEAST_0, self, "min_trust") if self.min_trust is not None else ()),
@@ -130,12 +132,24 @@ _LAPTOP_MODEL = ModelConfig(
     dropout=0.05, dropout_input=0.05, dropout_hidden=0.05, init_scale=1.0, induction=True,
 )  # fmt: skip
 
+_OVERNIGHT_MODEL = replace(
+    _LAPTOP_MODEL, d_model=384, d_boom=1536, dropout=0.0, dropout_input=0.0, dropout_hidden=0.0,
+)  # fmt: skip
+
 PRESETS = {
     "laptop": Preset(_LAPTOP_MODEL, _LAPTOP, Budget(minutes=5)),
     "laptop-adamw": Preset(
         _LAPTOP_MODEL,
         replace(_LAPTOP, optimizer="adamw", min_trust=None, lr=2e-3, weight_decay=0.1),
         Budget(minutes=5),
+    ),
+    "overnight": Preset(  # a long text, such as enwik8; on a short one it learns by heart
+        _OVERNIGHT_MODEL, replace(_LAPTOP, evaluations=20, valid_bytes=500_000), Budget(minutes=480)
+    ),
+    "evening": Preset(  # one modern GPU; not measured on one yet
+        replace(_LAPTOP_MODEL, d_model=1024, d_boom=4096, n_layers=4, attention_layers=(2,), max_context=2048),
+        replace(_LAPTOP, batch_size=64, bptt=512, lr=3e-3, warmup_steps=400, evaluations=18, log_every=10),
+        Budget(minutes=90),
     ),
     "paper": Preset(ModelConfig(), _PAPER, Budget(epochs=37)),
     "paper-all-heads": Preset(ModelConfig(attention_layers=(0, 1, 2, 3)), _PAPER, Budget(epochs=37)),

@@ -151,8 +151,9 @@ class Trainer:
         return x, y
 
     def evaluate(self, stop: threading.Event | None = None) -> EvalEvent | None:
-        """Scores the valid split in as many streams as training reads; None if stopped meanwhile."""
+        """Scores the valid split, or its beginning, in as many streams as training reads; None if stopped meanwhile."""
         begin, end = self.corpus.bounds["valid"]
+        end = min(end, begin + (self.config.valid_bytes or end - begin))
         bpc = evaluation.evaluate(
             self.model, self.corpus.data, begin, end, self.precision, stop=stop,
             n_streams=min(self.config.batch_size, end - begin), context=2 * self.model.config.max_context,

@@ -3,6 +3,7 @@ import json
 import math
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from shalab.corpus import Corpus, load_corpus
 from shalab.device import Precision
 from shalab.evaluate import Dynamic, charges, dynamic_charges, dynamic_evaluate, evaluate
 from shalab.generate import as_text, generate, generate_batch, sample
+from shalab.laboratory import archivers as laboratory
 from shalab.laboratory.archivers import ARCHIVERS, measured
 from shalab.metrics import bits_per_byte, perplexity
 
@@ -173,6 +175,29 @@ def test_an_archiver_is_charged_for_what_a_slice_adds(tmp_path, monkeypatch):
     size, version = ARCHIVERS["zpaq -m5"]
     found = measured(corpus, size, version())
     assert (found["version"], found["sizes"], found["bpc"]) == ("zpaq v0", [1000, 1050, 1100], [2, 2])
+
+
+def test_a_long_text_is_measured_in_steps_that_are_kept(tmp_path, monkeypatch):
+    """By a PPMd that keeps one byte of five, and a zpaq that is not installed at first."""
+    kept = SimpleNamespace(Ppmd7Encoder=lambda order, memory: SimpleNamespace(encode=lambda data: data[::5]))
+    monkeypatch.setitem(sys.modules, "pyppmd", kept)
+    monkeypatch.setattr(laboratory, "version", lambda name: "0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "own.txt").write_bytes(bytes(40_000))
+    out = tmp_path / "results" / "own.json"
+    monkeypatch.setattr("sys.argv", ["archivers", "--data", str(tmp_path / "own.txt"), "--out", str(out)])
+    with pytest.raises(InputError, match="not all is installed .*zpaq"):
+        laboratory.main()
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert found["archivers"]["PPMd"]["sizes"] == [7200, 7600, 8000] and found["archivers"]["PPMd"]["bpc"] == [1.6, 1.6]
+    assert found["compressors"]["uniform"] == [8, 8] and "zpaq -m58" not in found["archivers"]
+
+    monkeypatch.setattr(laboratory, "zpaq_version", lambda: "v0")
+    monkeypatch.setattr(laboratory, "zpaq_size", lambda data, options: len(data) // 10)
+    monkeypatch.setitem(sys.modules, "pyppmd", None)  # not asked again
+    laboratory.main()
+    after = json.loads(out.read_text(encoding="utf-8"))
+    assert after["archivers"].pop("zpaq -m58")["bpc"] == [0.8, 0.8] and after == found
 
 
 def test_archivers_are_those_of_the_result_file_and_of_enwik6_only():

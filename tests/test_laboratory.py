@@ -141,13 +141,16 @@ def test_contestants_have_equally_many_parameters():
     assert GPT(GPT_RECIPE).n_parameters == pytest.approx(SHARNN(LAPTOP.model).n_parameters, rel=0.02)
 
 
-def test_a_search_cannot_see_the_test_slice():
+def test_a_search_cannot_see_the_test_slice(tmp_path):
     opened, corpus = search.open_corpus(), load_corpus("enwik6")
     assert len(opened) == 950_000 and set(opened.bounds) == {"train", "valid"}
     for split in ("train", "valid"):
         assert opened.bounds[split] == corpus.bounds[split] and (opened.split(split) == corpus.split(split)).all()
     with pytest.raises(KeyError):
         opened.split("test")
+    (tmp_path / "odd.txt").write_bytes(bytes(range(101)))  # of which 90 % and 95 % are no whole numbers
+    opened = search.open_corpus(str(tmp_path / "odd.txt"), n_valid=3)
+    assert opened.split("train").tolist() == [*range(90)] and opened.split("valid").tolist() == [90, 91, 92]
 
 
 def test_a_trial_is_written_down(tmp_path, monkeypatch):
@@ -168,6 +171,12 @@ def test_a_trial_is_written_down(tmp_path, monkeypatch):
         ours["model"] == "SHA-RNN" and ours["changes"]["dropout_hidden"] == 0.1 and len(ours["bytes_train_valid"]) == 2
     )
     assert theirs["model"] == "GPT" and theirs["best_valid_bpc"] == min(row[2] for row in theirs["bytes_train_valid"])
+    timed = ["--minutes", "0.001", "--data", "own.txt", "--valid", "50", "--out", "timed.jsonl"]
+    (tmp_path / "own.txt").write_bytes(bytes(range(250)) * 40)
+    monkeypatch.setattr("sys.argv", ["search", *timed, *small])
+    search.main()
+    result = json.loads((tmp_path / "timed.jsonl").read_text(encoding="utf-8"))
+    assert (result["minutes"], result["data"], result["n_valid"]) == (0.001, "own.txt", 50)
     model, train = search.changed({"dropout": 0.2, "dropout_hidden": 0.1, "lr": 3})
     assert (model.dropout, model.dropout_input, model.dropout_hidden, train.lr) == (0.2, 0.2, 0.1, 3)
     monkeypatch.setattr("sys.argv", ["search", "--out", str(tmp_path), *small])

@@ -101,6 +101,15 @@ def test_events_tell_the_whole_run(text, precision):
     assert steps[-1].loss_nats < steps[0].loss_nats - 1
 
 
+def test_an_evaluation_may_read_the_beginning_of_valid_only(text, precision):
+    trainer = make_trainer(text, precision, recipe=replace(RECIPE, valid_bytes=20))
+    begin, end = trainer.corpus.bounds["valid"]
+    expected = evaluate(trainer.model, text, begin, begin + 20, precision, n_streams=5, context=2 * 23)
+    assert trainer.evaluate().valid_bpc == expected
+    trainer.config = replace(RECIPE, valid_bytes=10**9)
+    assert trainer.evaluate().valid_bpc == make_trainer(text, precision).evaluate().valid_bpc != expected
+
+
 def test_learning_curve_is_the_kept_one(text, precision):
     """Same seed, same losses. The band is for other processors' order of summation, which training amplifies."""
     losses = [e.loss_nats for e in make_trainer(text, precision).events() if isinstance(e, StepEvent)]

@@ -4,11 +4,15 @@
 
 sets the given fields of ModelConfig and TrainConfig in the laptop preset. `dropout=` sets all three rates. With --gpt
 the fields are those of GPTConfig. Each trial appends a line of JSON to --out.
+
+    python -m shalab.laboratory.search --data FILE --minutes 3 --valid 500000 d_model=512 d_boom=2048
+
+gives each trial the same time instead, on another text, and scores it on the first bytes of its valid slice.
 """
 
 import argparse
 import json
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,21 +29,23 @@ from shalab.presets import find_preset
 from shalab.train import EvalEvent, StepEvent, TrainConfig, Trainer
 
 
+@dataclass(frozen=True)
 class OpenCorpus(Corpus):
     """A corpus without its test slice: what a search may see."""
 
+    n_train: int = 0
+
     @cached_property
     def bounds(self) -> dict[str, tuple[int, int]]:
-        return {"train": (0, len(self) * 18 // 19), "valid": (len(self) * 18 // 19, len(self))}
+        return {"train": (0, self.n_train), "valid": (self.n_train, len(self))}
 
 
-def open_corpus(name: str = "enwik6") -> OpenCorpus:
-    """The train and valid slices of a corpus, the same bytes as there."""
+def open_corpus(name: str = "enwik6", n_valid: int | None = None) -> OpenCorpus:
+    """The train and valid slices of a corpus, the same bytes as there; of valid the first `n_valid` at most."""
     corpus = load_corpus(name)
-    opened = OpenCorpus(corpus.name, corpus.data[: corpus.bounds["valid"][1]].copy())
-    if any(opened.bounds[split] != corpus.bounds[split] for split in opened.bounds):
-        raise InputError(f"{name}: 90 % and 5 % of {len(corpus)} bytes are not whole numbers")
-    return opened
+    begin, end = corpus.bounds["valid"]
+    end = min(end, begin + n_valid) if n_valid else end
+    return OpenCorpus(corpus.name, corpus.data[:end].copy(), n_train=begin)
 
 
 def changed(changes: dict) -> tuple[ModelConfig, TrainConfig]:
@@ -62,13 +68,16 @@ def updates(n_bytes: int, train: TrainConfig) -> int:
     return round(n_bytes / train.batch_size / train.bptt / 0.97)
 
 
-def trial(changes: dict, n_bytes: int, seed: int = 0) -> dict:
-    """Trains once on `n_bytes` bytes and returns what was learned and how fast."""
+def trial(
+    changes: dict, n_bytes: int, seed: int = 0, minutes: float | None = None, corpus: Corpus | None = None
+) -> dict:
+    """Trains once on `n_bytes` bytes, or for `minutes`, and returns what was learned and how fast."""
     model, train = changed(changes)
     torch.manual_seed(seed)
-    steps = updates(n_bytes, train)
+    steps = 1 if minutes else updates(n_bytes, train)
     trainer = Trainer(
-        SHARNN(model), open_corpus(), replace(train, sample_bytes=0), Precision.pick("cpu"), steps, seed
+        SHARNN(model), corpus or open_corpus(), replace(train, sample_bytes=0), Precision.pick("cpu"), steps, seed,
+        minutes=minutes,
     )  # fmt: skip
     losses, curve = [], []
     for event in trainer.events():
@@ -78,7 +87,8 @@ def trial(changes: dict, n_bytes: int, seed: int = 0) -> dict:
             case EvalEvent():
                 curve.append(_point(event.n_bytes, losses, event.valid_bpc))
                 losses = []
-    return {"model": "SHA-RNN", **_result(changes, seed, trainer, curve)}
+    given = {"minutes": minutes, "data": trainer.corpus.name, "n_valid": len(trainer.corpus.split("valid"))}
+    return {"model": "SHA-RNN", **_result(changes, seed, trainer, curve), **(given if minutes else {})}
 
 
 def gpt_trial(changes: dict, n_bytes: int, seed: int = 0, evaluations: int = 10) -> dict:
@@ -120,6 +130,9 @@ def main() -> None:
     parser.add_argument("changes", nargs="*", metavar="FIELD=VALUE")
     parser.add_argument("--gpt", action="store_true")
     parser.add_argument("--megabytes", type=float, default=10)
+    parser.add_argument("--minutes", type=float, help="instead of --megabytes: minutes of training")
+    parser.add_argument("--data", default="enwik6", metavar="NAME_OR_PATH")
+    parser.add_argument("--valid", type=int, metavar="N", help="score only the first N bytes of valid")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("assets/search.jsonl"))
@@ -132,7 +145,12 @@ def main() -> None:
     changes = {name: _value(value) for name, value in (change.split("=", 1) for change in options.changes)}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("a", encoding="utf-8") as file:  # before the training: a mistake in the name costs nothing
-        result = (gpt_trial if options.gpt else trial)(changes, round(options.megabytes * 1e6), options.seed)
+        n_bytes = round(options.megabytes * 1e6)
+        if options.gpt:
+            result = gpt_trial(changes, n_bytes, options.seed)
+        else:
+            corpus = open_corpus(options.data, options.valid)
+            result = trial(changes, n_bytes, options.seed, options.minutes, corpus)
         file.write(json.dumps(result) + "\n")
 
 
