@@ -72,7 +72,10 @@ class Follower(Background):
         told = StateEvent("running")
         while not self.stop.is_set():
             owner = self._owner()  # before its lines, so that its last ones are not missed
-            yield from self.backlog()
+            for line in self.backlog():
+                if line.get("event") == "step":  # the update at hand when a pause was asked for
+                    told = StateEvent("running")
+                yield line
             if owner is None and self._over():
                 if not self._ended:
                     raise InputError(f"no process trains in {self.folder}: go on with shalab train --resume")

@@ -190,7 +190,7 @@ def train(folder: str) -> None:
         ),
         "other weights": (
             DIFFERENT,
-            "They differ from those of an undisturbed run. Was it one machine, one shalab and one number of threads throughout?",
+            "They differ from an undisturbed run's. Was it one machine, one shalab, one number of threads?",
         ),
     },
     read=compared,
