@@ -20,7 +20,17 @@ from tqdm import tqdm
 
 from shalab.background import stop_on_interrupt
 from shalab.checkpoint import best_model, load_checkpoint, load_model, model_config
-from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, Corpus, load_corpus
+from shalab.corpus import (
+    CACHE_VARIABLE,
+    SOURCES,
+    SPLITS,
+    STDIN,
+    Corpus,
+    corpus_of_run,
+    load_corpus,
+    reading,
+    standard_input,
+)
 from shalab.device import DEVICES, DTYPES, Precision, print_anything
 from shalab.divergence import NonFiniteError
 from shalab.door import TRICKS, plain
@@ -93,7 +103,8 @@ def parser() -> argparse.ArgumentParser:
     add = train.add_argument
     add("--preset", help=f"recipe, one of {', '.join(PRESETS)} (default: laptop)")
     add("--config", metavar="FILE", help="TOML or JSON with fields of [model] and [train], such as a run's config.json")
-    add("--data", metavar="NAME_OR_PATH", help="corpus, file or folder (default: enwik6, which is embedded)")
+    embedded = "corpus, file or folder, - for standard input (default: enwik6, which is embedded)"
+    add("--data", metavar="NAME_OR_PATH", help=embedded)
     add("--out", metavar="DIR", help="the run's folder (default: runs/PRESET-DATA-NUMBER, a new one)")
     add("--seed", type=int, metavar="S", help="of initialisation, dropout and window lengths (default: 0)")
     add("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
@@ -115,7 +126,8 @@ def parser() -> argparse.ArgumentParser:
 
     evaluation = commands.add_parser("eval", parents=[trained, machine], help="bits per byte of a split or a file")
     add = evaluation.add_argument
-    add("--data", metavar="NAME_OR_PATH", help="corpus, file or folder (default: the one it was trained on)")
+    trained_on = "corpus, file or folder, - for standard input (default: what it was trained on)"
+    add("--data", metavar="NAME_OR_PATH", help=trained_on)
     add("--split", choices=(*SPLITS, "all"), default="test", help="what to score (default: test)")
     add("--window", type=int, default=1024, metavar="T", help="bytes per step (default: 1024)")
     add("--context", type=int, metavar="N", help="bytes to read before it (default: 16384, or twice the memory)")
@@ -125,8 +137,12 @@ def parser() -> argparse.ArgumentParser:
     evaluation.set_defaults(command=eval_command)
 
     text = commands.add_parser("generate", parents=[trained, machine], help="continue a prompt")
-    add = text.add_argument
+    add = text.add_mutually_exclusive_group().add_argument
     add("--prompt", default="\n", help="text to continue (default: a new line)")
+    add("--prompt-file", metavar="FILE", help="its bytes are continued, of whatever kind; - for standard input")
+    add = text.add_argument
+    raw = "write the new bytes themselves and nothing else: no prompt before them, no new line after them, no decoding"
+    add("--raw", action="store_true", help=raw)
     add("--bytes", type=int, default=500, metavar="N", help="bytes to write (default: 500)")
     add("--temperature", type=float, default=0.8, help="0 takes the likeliest byte (default: 0.8)")
     add("--top-k", type=int, default=0, metavar="K", help="choose among the K likeliest bytes (default: all)")
@@ -266,7 +282,8 @@ def _created(options, team: Team) -> Run:
     given = _given(options, "minutes", "steps", "epochs")
     budget = Budget(**given) if given else None
     data = options.data or "enwik6"
-    folder = Path(options.out) if options.out else _next_folder(f"{name}-{Path(data).resolve().name}")
+    called = "stdin" if data == STDIN else Path(data).resolve().name
+    folder = Path(options.out) if options.out else _next_folder(f"{name}-{called}")
     return Run.create(folder, name, replace(preset, **parts), data, options.seed or 0, budget, precision)
 
 
@@ -399,7 +416,7 @@ def _trained_on(config: dict, run: str) -> Corpus:
     """The bytes that a run was trained on; the test split of others could contain some that it has learned."""
     data, sha256 = config["data"], config["data_sha256"]
     try:
-        corpus = load_corpus(data)
+        corpus = corpus_of_run(data, Path(run) if os.path.isdir(run) else Path(run).parent)
     except InputError as error:
         raise InputError(f"{error}; name the data of {run}, or other data, with --data") from error
     if corpus.sha256 != sha256:
@@ -426,9 +443,14 @@ def _eval_dynamic(model: SHARNN, corpus: Corpus, options, precision: Precision) 
 def generate_command(options) -> None:
     precision = Precision.pick(options.device, options.dtype)
     model = _prepared(load_model(options.run), options, precision)
-    prompt = options.prompt.encode("utf-8", "surrogateescape")
+    prompt = _prompt(options)
     sampling = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")}
     stream = generate(model, prompt, options.bytes, precision, **sampling)
+    if options.raw:
+        for byte in stream:
+            sys.stdout.buffer.write(bytes([byte]))
+            sys.stdout.buffer.flush()
+        return
     if hasattr(sys.stdout, "reconfigure") and not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8")  # as sample.txt, whatever the machine's own encoding is
     sys.stdout.write(prompt.decode("utf-8", "replace"))
@@ -436,6 +458,15 @@ def generate_command(options) -> None:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
+
+
+def _prompt(options) -> bytes:
+    if options.prompt_file is None:
+        return options.prompt.encode("utf-8", "surrogateescape")
+    if options.prompt_file == STDIN:
+        return b"".join(standard_input())
+    with reading(options.prompt_file):
+        return Path(options.prompt_file).read_bytes()
 
 
 def _prepared(model: SHARNN, options, precision: Precision) -> SHARNN:

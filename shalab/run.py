@@ -5,6 +5,7 @@ metrics.jsonl         one line per event
 checkpoint.pt         everything needed to continue, and the best weights so far
 checkpoint-before.pt  the checkpoint before, in case the newest is damaged
 result.json           the scores of the complete run
+data                  the bytes that came through standard input; there is none if they are a corpus, file or folder
 
 While a run is trained or scored, owner.lock keeps others out, and owner names the process.
 """
@@ -23,13 +24,13 @@ import torch
 
 from shalab.background import Background, stop_on_interrupt
 from shalab.checkpoint import BEFORE, NEWEST, VERSION, model_config, newest, save_checkpoint
-from shalab.corpus import SOURCES, Corpus, canonical, load_corpus
+from shalab.corpus import KEPT, SOURCES, STDIN, Corpus, canonical, corpus_of_run, load_corpus
 from shalab.device import Precision
 from shalab.divergence import NonFiniteError
 from shalab.errors import SEED, InputError, refuse, wrong
 from shalab.evaluate import evaluate
 from shalab.events import Event, as_line, read_metrics
-from shalab.files import Owner, WriteError, as_json, notice, write_json, write_text, writing
+from shalab.files import Owner, WriteError, as_json, notice, replacing, write_json, write_text, writing
 from shalab.model import SHARNN
 from shalab.parallel import ALONE, Team
 from shalab.presets import Budget, Preset
@@ -70,6 +71,8 @@ class Run(Background):
         """A new run in `folder`, which must not hold one, nor be inside what is read."""
         folder, precision, budget = Path(folder), precision or Precision.pick(), budget or preset.budget
         refuse(wrong(SEED, seed=seed))
+        if data == STDIN and precision.team.size > 1:
+            raise InputError("several processes cannot share standard input: put it into a file, for --data")
         _check_unused(folder, data)
         corpus = load_corpus(data)
         if (vocab_size := preset.model.vocab_size) != 256 and not (largest := corpus.data.max()) < vocab_size < 256:
@@ -86,6 +89,9 @@ class Run(Background):
                 folder.mkdir(parents=True, exist_ok=True)
             with contextlib.closing(Owner(folder)):
                 _check_unused(folder, data)  # again: another process may have been faster
+                if data == STDIN:
+                    with replacing(folder / KEPT) as file:
+                        file.write(corpus.data.data)
                 run._write_beginning()
 
         precision.team.first_does(begin)
@@ -114,8 +120,8 @@ class Run(Background):
         config = RunConfig.read(folder)
         team = precision.team if precision else team
         team.first_does(lambda: Owner(folder).close())
-        corpus = _same_corpus(config, data)
-        config = replace(config, data=canonical(data)) if data else config
+        corpus = _same_corpus(config, data, folder)
+        config = replace(config, data=canonical(data)) if data not in (None, STDIN) else config
         content, path = newest(folder) if _holds(folder, NEWEST, BEFORE) else ({}, None)
         try:
             formats = [Format(**each) for each in content.get("formats", [])]
@@ -312,10 +318,10 @@ def _new_model(config: RunConfig) -> SHARNN:
         raise InputError(f"this machine cannot hold such a model ({' '.join(str(error).split())[:160]})") from error
 
 
-def _same_corpus(config: RunConfig, data: str | None) -> Corpus:
+def _same_corpus(config: RunConfig, data: str | None, folder: Path) -> Corpus:
     """The bytes that a run began with; InputError if they have changed."""
     try:
-        corpus = load_corpus(data or config.data)
+        corpus = load_corpus(data) if data else corpus_of_run(config.data, folder)
     except InputError as error:
         raise InputError(f"{error}; if the run's data has moved, name it with --data") from error
     if corpus.sha256 != config.data_sha256:
@@ -339,7 +345,10 @@ def _check_unused(folder: Path, data: str) -> None:
         raise InputError(f"{folder} already holds a run: add --resume to go on with it, or name another --out")
     if there:
         raise InputError(f"{folder} holds {', '.join(there)} already: name another --out")
-    if data not in SOURCES:
+    if data == STDIN:
+        if _holds(folder, KEPT):
+            raise InputError(f"{folder} holds {KEPT} already: name another --out")
+    elif data not in SOURCES:
         source, out = Path(data).resolve(), folder.resolve()
         if source in (out, *out.parents):
             raise InputError(f"{folder} is inside {data}, which is read as data: name an --out elsewhere")

@@ -14,7 +14,7 @@ NUMBERS = st.one_of(
     ),
 )
 NAMES = st.one_of(
-    st.sampled_from(["tiny", "enwik8", "own.txt", "run", "run/checkpoint.pt", "nowhere", "", ".", "..", "å"]),
+    st.sampled_from(["tiny", "enwik8", "-", "own.txt", "run", "run/checkpoint.pt", "nowhere", "", ".", "..", "å"]),
     st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=5),
 )
 # Numbers that would be obeyed for hours, or would fill the memory honestly, are not tried: they are no mistakes.
@@ -33,8 +33,8 @@ OPTIONS = {
         "--max-context": NUMBERS, "--context": NUMBERS, "--streams": FEW, "--dynamic": None,
     },
     "generate": {
-        "--prompt": NAMES, "--bytes": FEW, "--temperature": NUMBERS, "--top-k": NUMBERS,
-        "--top-p": NUMBERS, "--max-context": NUMBERS, "--seed": NUMBERS,
+        "--prompt": NAMES, "--prompt-file": NAMES, "--raw": None, "--bytes": FEW, "--temperature": NUMBERS,
+        "--top-k": NUMBERS, "--top-p": NUMBERS, "--max-context": NUMBERS, "--seed": NUMBERS,
     },
     "export": {},
     "info": {},
