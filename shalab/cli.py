@@ -47,7 +47,7 @@ from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import Team, lost
 from shalab.plan import CARDS, Card, plan, savings
 from shalab.presets import PRESETS, Budget, TrainConfig, find_preset
-from shalab.run import Run
+from shalab.run import Run, different
 
 CONFIGS = {"model": ModelConfig, "train": TrainConfig}
 
@@ -105,6 +105,8 @@ def parser() -> argparse.ArgumentParser:
     add("--config", metavar="FILE", help="TOML or JSON with fields of [model] and [train], such as a run's config.json")
     embedded = "corpus, file or folder, - for standard input (default: enwik6, which is embedded)"
     add("--data", metavar="NAME_OR_PATH", help=embedded)
+    begin = "begin with the best weights of a run, an export or a checkpoint file, and keep to its model"
+    add("--init-from", metavar="RUN_OR_MODEL", help=begin)
     add("--out", metavar="DIR", help="the run's folder (default: runs/PRESET-DATA-NUMBER, a new one)")
     add("--seed", type=int, metavar="S", help="of initialisation, dropout and window lengths (default: 0)")
     add("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
@@ -217,6 +219,8 @@ def _train(options, team: Team) -> int:
         f"{config.preset} on {run.corpus}, {trainer.model.n_parameters:,} parameters, {run.precision}, "
         f"seed {config.seed}, {config.budget} -> {run.folder}"
     )
+    if config.init_from:
+        print(f"begun with the weights of {config.init_from.name}, SHA-256 {config.init_from.sha256}")
     if run.corpus.caution:
         print(run.corpus.caution)
     if config.budget.minutes and not trainer.finished:
@@ -275,8 +279,17 @@ def _created(options, team: Team) -> Run:
     precision = Precision.pick(options.device, options.dtype, team)
     name = options.preset or "laptop"
     preset = find_preset(name)
+    changes = _changes(options)
     try:
-        parts = {part: replace(getattr(preset, part), **changes) for part, changes in _changes(options).items()}
+        if options.init_from and (asked := changes.pop("model")):
+            source = model_config(load_checkpoint(options.init_from), options.init_from)
+            if others := different(asked, source):
+                raise InputError(
+                    f"--init-from keeps to the model of {options.init_from}, which has {', '.join(others)}: "
+                    "leave that option out"
+                )
+            replace(source, **asked)  # a field that no model has
+        parts = {part: replace(getattr(preset, part), **fields) for part, fields in changes.items()}
     except TypeError as error:
         raise InputError(f"--config {options.config}: {error}") from error
     given = _given(options, "minutes", "steps", "epochs")
@@ -284,7 +297,8 @@ def _created(options, team: Team) -> Run:
     data = options.data or "enwik6"
     called = "stdin" if data == STDIN else Path(data).resolve().name
     folder = Path(options.out) if options.out else _next_folder(f"{name}-{called}")
-    return Run.create(folder, name, replace(preset, **parts), data, options.seed or 0, budget, precision)
+    preset = replace(preset, **parts)
+    return Run.create(folder, name, preset, data, options.seed or 0, budget, precision, options.init_from)
 
 
 def _given(options, *names: str) -> dict:
@@ -317,6 +331,10 @@ def _resumed(options, team: Team) -> Run:
         raise InputError("--resume needs --out, the folder of the run to go on with")
     run = Run.resume(options.out, data=options.data, device=options.device, dtype=options.dtype, team=team)
     config, changes = run.config, _changes(options)
+    if options.init_from:
+        place, began = Path(options.init_from).resolve(), config.init_from.name if config.init_from else "drawn weights"
+        if began not in (place.name, f"{place.parent.name}/{place.name}"):
+            raise InputError(f"{run.folder} was begun with {began}: leave out --init-from, or name another --out")
     stored = {**vars(config), **vars(config.model), **vars(config.train), **vars(config.budget)}
     asked = _given(options, "preset", "seed", "minutes", "steps", "epochs") | changes["model"] | changes["train"]
     for name, value in asked.items():

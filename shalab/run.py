@@ -23,7 +23,7 @@ import numpy
 import torch
 
 from shalab.background import Background, stop_on_interrupt
-from shalab.checkpoint import BEFORE, NEWEST, VERSION, model_config, newest, save_checkpoint
+from shalab.checkpoint import BEFORE, NEWEST, VERSION, load_model, model_config, newest, save_checkpoint
 from shalab.corpus import KEPT, SOURCES, STDIN, Corpus, canonical, corpus_of_run, load_corpus
 from shalab.device import Precision
 from shalab.divergence import NonFiniteError
@@ -31,10 +31,10 @@ from shalab.errors import SEED, InputError, refuse, wrong
 from shalab.evaluate import evaluate
 from shalab.events import Event, as_line, read_metrics
 from shalab.files import Owner, WriteError, as_json, notice, replacing, write_json, write_text, writing
-from shalab.model import SHARNN
+from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import ALONE, Team
 from shalab.presets import Budget, Preset
-from shalab.run_config import Format, RunConfig
+from shalab.run_config import Format, Origin, RunConfig
 from shalab.train import Trainer
 
 MADE = ("config.json", "metrics.jsonl", NEWEST, BEFORE, "result.json", "curve.png", "sample.txt")
@@ -43,12 +43,14 @@ MADE = ("config.json", "metrics.jsonl", NEWEST, BEFORE, "result.json", "curve.pn
 class Run(Background):
     """Make one with `create` or `resume`; read `events()` to the end, or `start()` and `wait()`; then `finish()`."""
 
-    def __init__(self, folder: Path, config: RunConfig, corpus: Corpus, precision: Precision):
+    def __init__(
+        self, folder: Path, config: RunConfig, corpus: Corpus, precision: Precision, weights: dict | None = None
+    ):
         super().__init__()
         self.folder, self.config, self.corpus, self.precision = Path(folder), config, corpus, precision
         torch.manual_seed(config.seed)
         self.trainer = Trainer(
-            _new_model(config), corpus, config.train, precision, config.total_steps or 1, config.seed,
+            _new_model(config, weights), corpus, config.train, precision, config.total_steps or 1, config.seed,
             self._save, config.budget.minutes,
         )  # fmt: skip
         self.formats: list[Format] = []  # in which it was trained
@@ -67,34 +69,54 @@ class Run(Background):
         seed: int = 0,
         budget: Budget | None = None,
         precision: Precision | None = None,
+        init_from: str | Path | None = None,
     ) -> "Run":
-        """A new run in `folder`, which must not hold one, nor be inside what is read."""
+        """A new run in `folder`, which must not hold one, nor be inside what is read.
+
+        init_from  a run, an export or a checkpoint file: the run begins with its best weights instead of drawn ones,
+                   and is of its model, whatever the preset says. The weights are copied: it is not needed again.
+        """
         folder, precision, budget = Path(folder), precision or Precision.pick(), budget or preset.budget
         refuse(wrong(SEED, seed=seed))
         if data == STDIN and precision.team.size > 1:
             raise InputError("several processes cannot share standard input: put it into a file, for --data")
         _check_unused(folder, data)
+        origin = weights = None
+        if init_from is not None:
+            source = load_model(Path(init_from))
+            origin, weights = Origin.of(init_from, source), source.state_dict()
+            if kept := different(asdict(preset.model), source.config):
+                notice(f"the model is that of {init_from}: {', '.join(kept)}")
+            preset = replace(preset, model=source.config)
         corpus = load_corpus(data)
         if (vocab_size := preset.model.vocab_size) != 256 and not (largest := corpus.data.max()) < vocab_size < 256:
             raise InputError(f"vocab_size must be at most 256 and above {largest}, {data}'s largest byte")
         total_steps = budget.total_steps(len(corpus.split("train")), preset.train, seed)
         config = RunConfig(
             name, canonical(data), corpus.sha256, seed, total_steps, budget, preset.model, preset.train,
-            Format.of(precision),
+            Format.of(precision), origin,
         )  # fmt: skip
-        run = cls(folder, config, corpus, precision)
+        run = cls(folder, config, corpus, precision, weights)
 
-        def begin():
+        def begin() -> Owner:
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(Owner(folder)):
+            owner = Owner(folder)
+            try:
                 _check_unused(folder, data)  # again: another process may have been faster
                 if data == STDIN:
                     with replacing(folder / KEPT) as file:
                         file.write(corpus.data.data)
                 run._write_beginning()
+            except BaseException:
+                owner.close()
+                raise
+            return owner
 
-        precision.team.first_does(begin)
+        owner = precision.team.first_does(begin)
+        with contextlib.closing(owner) if owner else contextlib.nullcontext():
+            if origin:  # from here on, the run has its weights itself
+                run.trainer.checkpoint()
         return run
 
     @classmethod
@@ -132,6 +154,11 @@ class Run(Background):
             raise InputError(f"{path} belongs to another configuration than {folder / 'config.json'}")
         if content and "optimizer" not in content:
             raise InputError(f"{folder} was exported: it holds weights to use, not a run to resume")
+        if config.init_from and not content:
+            raise InputError(
+                f"{folder} has no checkpoint, and so not the weights of {config.init_from.name} that it began with: "
+                "begin again, with --init-from and another --out"
+            )
         if content and content["version"] < VERSION:
             raise InputError(f"{path} is of an older shalab: finish the run there, or begin another with --out")
         if content:
@@ -311,9 +338,12 @@ class Run(Background):
         return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _new_model(config: RunConfig) -> SHARNN:
+def _new_model(config: RunConfig, weights: dict | None) -> SHARNN:
     try:
-        return SHARNN(config.model)
+        model = SHARNN(config.model)
+        if weights:
+            model.load_state_dict(weights)
+        return model
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # how PyTorch says that it is too large
         raise InputError(f"this machine cannot hold such a model ({' '.join(str(error).split())[:160]})") from error
 
@@ -328,6 +358,15 @@ def _same_corpus(config: RunConfig, data: str | None, folder: Path) -> Corpus:
         what = f"{data} is not what the run was begun with" if data else f"{config.data} has changed since it began"
         raise InputError(f"{what}: its SHA-256 was {config.data_sha256}; if that is elsewhere, name it with --data")
     return corpus
+
+
+def different(asked: dict, model: ModelConfig) -> list[str]:
+    """Where a model's fields are others than these, in words."""
+    return [
+        f"{name} {value} instead of {asked[name]}"
+        for name, value in asdict(model).items()
+        if name in asked and value != (tuple(asked[name]) if isinstance(asked[name], list) else asked[name])
+    ]
 
 
 def _holds(folder: Path, *names: str) -> list[str]:

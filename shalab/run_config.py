@@ -5,10 +5,10 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shalab.checkpoint import NEWEST
+from shalab.checkpoint import NEWEST, weights_sha256
 from shalab.device import Precision
 from shalab.errors import InputError
-from shalab.model import ModelConfig
+from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import Team
 from shalab.presets import Budget, TrainConfig
 
@@ -40,12 +40,26 @@ class Format:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The trained weights that a run began with: the name of their run, export or file, and their SHA-256."""
+
+    name: str
+    sha256: str
+
+    @classmethod
+    def of(cls, path: str | Path, model: SHARNN) -> "Origin":
+        place = Path(path).resolve()
+        return cls(place.name if place.is_dir() else f"{place.parent.name}/{place.name}", weights_sha256(model))
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that determines a run; total_steps is None for one of minutes, which depends on the clock.
 
-    preset  a name to show
-    data    a corpus's name or a path
-    begun   the first format; None in old runs
+    preset     a name to show
+    data       a corpus's name or a path
+    begun      the first format; None in old runs
+    init_from  the weights it began with; None if they were drawn
     """
 
     preset: str
@@ -57,6 +71,7 @@ class RunConfig:
     model: ModelConfig
     train: TrainConfig
     begun: Format | None = None
+    init_from: Origin | None = None
 
     def __post_init__(self):
         kinds = {"preset": str, "data": str, "data_sha256": str, "seed": int, "total_steps": int | None}
@@ -65,7 +80,9 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, content: dict) -> "RunConfig":
-        parts = {"budget": Budget, "model": ModelConfig, "train": TrainConfig, "begun": Format}
+        parts = {
+            "budget": Budget, "model": ModelConfig, "train": TrainConfig, "begun": Format, "init_from": Origin
+        }  # fmt: skip
         return cls(**{n: parts[n](**value) if n in parts and value else value for n, value in content.items()})
 
     @classmethod

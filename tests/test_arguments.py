@@ -22,6 +22,7 @@ FEW = st.sampled_from(["0", "1", "2", "-1", "nan", "x", ""])
 OPTIONS = {
     "train": {
         "--preset": st.sampled_from(["tiny", "nothing", ""]), "--data": NAMES, "--steps": FEW, "--epochs": FEW,
+        "--init-from": NAMES,
         "--minutes": st.sampled_from(["1e-9", "0", "-1", "nan", "inf", "1e400", "x"]), "--seed": NUMBERS,
         "--batch-size": NUMBERS, "--bptt": NUMBERS, "--max-context": NUMBERS, "--lr": FEW, "--out": NAMES,
         "--resume": None, "--checkpoint-blocks": None, "--dtype": st.sampled_from(["float32", "bfloat16", "int8"]),
