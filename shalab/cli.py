@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from shalab.background import stop_on_interrupt
+from shalab.calibrate import here
 from shalab.checkpoint import best_model, load_checkpoint, load_model, model_config
 from shalab.corpus import (
     CACHE_VARIABLE,
@@ -118,7 +119,8 @@ def parser() -> argparse.ArgumentParser:
         _add_fields(train.add_argument_group(f"{name} (default: the preset's values)"), config)
     train.set_defaults(command=train_command)
 
-    planning = commands.add_parser("plan", help="what a preset's run costs on GPUs: memory, speed, time; runs nothing")
+    costs = "what a preset's run costs here and on GPUs: memory, speed, time, energy; here, seconds of it are tried"
+    planning = commands.add_parser("plan", help=costs)
     add = planning.add_argument
     add("--preset", default="paper", help="recipe (default: paper)")
     add("--data", default="enwik8", metavar="NAME_OR_PATH", help="corpus, file or folder (default: enwik8)")
@@ -401,19 +403,33 @@ def report(run: Run, result: dict) -> None:
 
 
 def plan_command(options) -> None:
-    preset = find_preset(options.preset)
+    preset, precision = find_preset(options.preset), Precision.pick()
     n_bytes = SOURCES[options.data].n_bytes if options.data in SOURCES else len(load_corpus(options.data))
-    cards = {"your card": Card(*options.card)} if options.card else CARDS
-    rows = plan(preset, n_bytes * 90 // 100, cards)
+    n_train = n_bytes * 90 // 100
+    rows = plan(preset, n_train, {"your card": Card(*options.card)} if options.card else CARDS)
+    minutes = preset.budget.minutes
+    print(f"{options.preset} on {options.data}, {preset.budget}: {rows[0].tflop_per_update:.3g} TFLOP per update")
+    print(f"{'':<12}{'memory':>10}{'needed':>10}{'speed':>13}{'whole run':>15}{'energy':>13}", end="")
+    print(f"{'read':>12}{'passes':>9}" if minutes else "", flush=True)
+    own = here(preset, n_train, precision)
+    for row in (replace(own, card="this machine"), *rows):
+        memory = "?" if row.memory_gb is None else f"{row.memory_gb:.0f}"
+        speed = f"{row.kb_per_s:,.0f}" if row.kb_per_s >= 10 else f"{row.kb_per_s:.2g}".replace("nan", "?")
+        took = f"{row.hours:,.1f} h" if row.hours >= 1 else f"{60 * row.hours:.1f} min"
+        energy = "?" if row.kwh is None else f"{row.kwh:,.2f} kWh" if row.kwh >= 0.1 else f"{1e3 * row.kwh:.1f} Wh"
+        read = f"{row.n_bytes / 1e6:>9,.1f} MB{row.n_bytes / n_train:>9,.1f}" if row.n_bytes else ""
+        rest = f"{took:>15}{energy:>13}{read}" if row.fits else f"{'does not fit':>15}"
+        print(f"{row.card:<12}{memory:>7} GB{row.peak_gb:>7.1f} GB{speed:>8} kB/s{rest}")
+    threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
     print(
-        f"{options.preset} on {options.data}: {rows[0].tflop_per_update:.3g} TFLOP per update, by formula, not measured"
+        f"this machine: {own.card}, {threads}, its speed measured on shortened updates. All else is by formula, and "
+        "evaluations are left out."
     )
-    print(f"{'card':<12}{'memory':>10}{'needed':>10}{'speed':>13}{'whole run':>13}")
-    for row in rows:
-        run = f"{row.hours:>11.1f} h" if row.peak_gb <= row.memory_gb else "does not fit"
-        print(f"{row.card:<12}{row.memory_gb:>7.0f} GB{row.peak_gb:>7.1f} GB{row.kb_per_s:>8,.0f} kB/s{run:>13}")
+    print(
+        f"Energy: a card's by its board power, without the computer around it; here by {precision.watts:g} W, assumed."
+    )
     for option, gb in savings(preset.model, preset.train).items():
-        print(f"{option} would save {gb:.1f} GB")
+        print(f"{option} would save {gb:.1f} GB on a card")
 
 
 def eval_command(options) -> None:
