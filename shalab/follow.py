@@ -41,9 +41,9 @@ class Follower(Background):
         self.folder = Path(folder)
         if not (self.folder / "config.json").exists():
             raise InputError(f"{folder} holds no run: expected a folder with config.json")
-        self._read_to, self._file_id = 0, None
+        self._read_to, self._file_id = 0, -1
         self._ended = ""  # the reason in the last line, if the training is over
-        self._sign, self._sign_at = None, time.monotonic()
+        self._sign, self._sign_at = -1, time.monotonic()
         self.machine = ""  # the last one that trained it
 
     @property
