@@ -75,7 +75,10 @@ class Follower(Background):
             yield from self.backlog()
             if owner is None and self._over():
                 if not self._ended:
-                    raise InputError(f"no process trains in {self.folder}: go on with shalab train --resume")
+                    raise InputError(
+                        f"the process that trained in {self.folder} is gone: go on from the last checkpoint with "
+                        f"proceed(), the dashboard's continue or shalab train --resume --out {self.folder}"
+                    )
                 return
             state = StateEvent("paused" if owner and owner[2] == "paused" else "running")
             if state != told and not self._ended:
@@ -126,7 +129,7 @@ class Follower(Background):
 
     def _over(self) -> bool:
         """Whether nobody will come: between training and scoring a process owns nothing for a moment."""
-        if self._ended == "finished" and self.finished:
+        if self._ended == "stopped" or (self._ended == "finished" and self.finished):
             return True
         until = time.monotonic() + 10 * LOOK_S
         while time.monotonic() < until and not self.stop.is_set():
