@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from shalab.errors import InputError
 from shalab.fast.process import dismiss_helpers
@@ -99,7 +100,7 @@ class Background:
             self.stop.set()
         self.wait()
 
-    def _read(self, events: Iterator) -> None:
+    def _read(self, events: Any) -> None:  # a generator, or another iterator that can be closed
         try:
             with contextlib.closing(events):
                 self.listener(StateEvent("running"))

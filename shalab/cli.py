@@ -223,6 +223,8 @@ def train_command(options) -> int:
 
 def _train(options, team: Team) -> int:
     """The exit code: 0, or that of the signal that stopped the training."""
+    if options.change and not options.resume:
+        raise InputError("--change goes with --resume: a new run has nothing to change")
     if team.size > 1 and not options.out:
         raise InputError("several processes need --out, the folder of their run")
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # by torchrun, after a process was lost

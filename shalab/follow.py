@@ -41,9 +41,9 @@ class Follower(Background):
         self.folder = Path(folder)
         if not (self.folder / "config.json").exists():
             raise InputError(f"{folder} holds no run: expected a folder with config.json")
-        self._read_to, self._file_id = 0, None
+        self._read_to, self._file_id = 0, -1
         self._ended = ""  # the reason in the last line, if the training is over
-        self._sign, self._sign_at = None, time.monotonic()
+        self._sign, self._sign_at = -1, time.monotonic()
         self.machine = ""  # the last one that trained it
 
     @property
@@ -78,7 +78,10 @@ class Follower(Background):
                 yield line
             if owner is None and self._over():
                 if not self._ended:
-                    raise InputError(f"no process trains in {self.folder}: go on with shalab train --resume")
+                    raise InputError(
+                        f"the process that trained in {self.folder} is gone: go on from the last checkpoint with "
+                        f"proceed(), the dashboard's continue or shalab train --resume --out {self.folder}"
+                    )
                 return
             state = StateEvent("paused" if owner and owner[2] == "paused" else "running")
             if state != told and not self._ended:
@@ -129,7 +132,7 @@ class Follower(Background):
 
     def _over(self) -> bool:
         """Whether nobody will come: between training and scoring a process owns nothing for a moment."""
-        if self._ended == "finished" and self.finished:
+        if self._ended == "stopped" or (self._ended == "finished" and self.finished):
             return True
         until = time.monotonic() + 10 * LOOK_S
         while time.monotonic() < until and not self.stop.is_set():

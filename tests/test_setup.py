@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     "errors files metrics bundled corpus kept download batches parallel device door dropout lstm attention boom "
     "induction model optim presets evaluate generate checkpoint events clock divergence snapshot train plan "
-    "calibrate background run_config run export cli"
+    "calibrate background steering follow run_config run export cli"
 ).split()
 TOKENIZATION = "tokenizer pieces counting accounts attacks".split()
 FAST = "conditions masks lstm attention boom lamb decoder process".split()
@@ -57,7 +57,7 @@ def test_conda_takes_the_same_lock_and_python():
 def test_readme_names_every_module_and_no_other():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^  (\w+)\.py ", readme, re.M)
-    assert listed == [*ORDER, "baselines", "plots", "course"]
+    assert listed == [*ORDER, "baselines", "ledger", "plots", "course"]
     in_folders = re.findall(r"^    (\w+)\.py ", readme, re.M)
     assert in_folders[: len(TOKENIZATION)] == TOKENIZATION
     laboratory = in_folders[len(TOKENIZATION) + len(FAST) :]

@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 CHECKED = """
 __init__.py __main__.py errors.py metrics.py files.py bundled.py corpus.py kept.py download.py checkpoint.py device.py
 door.py dropout.py lstm.py attention.py boom.py induction.py model.py optim.py evaluate.py generate.py presets.py
-plan.py calibrate.py baselines.py plots.py course.py tokenization checks fast widgets
+plan.py calibrate.py events.py background.py steering.py follow.py baselines.py ledger.py plots.py course.py
+tokenization checks fast widgets
 """.split()
 
 

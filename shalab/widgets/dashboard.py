@@ -219,9 +219,9 @@ class Dashboard(Widget):
             **({"sample": history.sample} if history.sample != since["sample"] else {}),
         }  # fmt: skip
 
-    def _proceed(self) -> None:
+    def _proceed(self, run: Background) -> None:
         try:
-            self.run.proceed()
+            run.proceed()
         except InputError as error:
             self(StateEvent("failed", str(error)))
 
@@ -242,7 +242,9 @@ class Dashboard(Widget):
             case {"ask": "pause"} if self.run:
                 self.run.pause()
             case {"ask": "continue"} if self.run:
-                threading.Thread(target=self._proceed, daemon=True).start()  # another process takes seconds to begin
+                threading.Thread(
+                    target=self._proceed, args=(self.run,), daemon=True
+                ).start()  # another process takes seconds to begin
             case {"ask": "stop"} if self.run:
                 self.run.end()
 
