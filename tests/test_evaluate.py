@@ -239,6 +239,7 @@ def test_a_long_text_is_measured_in_steps_that_are_kept(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyppmd", kept)
     monkeypatch.setattr(laboratory, "version", lambda name: "0")
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(laboratory, "BEGINNINGS", (500, 3000))
     (tmp_path / "own.txt").write_bytes(bytes(40_000))
     out = tmp_path / "results" / "own.json"
     monkeypatch.setattr("sys.argv", ["archivers", "--data", str(tmp_path / "own.txt"), "--out", str(out)])
@@ -246,6 +247,7 @@ def test_a_long_text_is_measured_in_steps_that_are_kept(tmp_path, monkeypatch):
         laboratory.main()
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["archivers"]["PPMd"]["sizes"] == [7200, 7600, 8000] and found["archivers"]["PPMd"]["bpc"] == [1.6, 1.6]
+    assert found["archivers"]["PPMd"]["beginnings"] == {"500": [1.6, 1.6], "3000": [1.6]}, "test has only 2,000 bytes"
     assert found["compressors"]["uniform"] == [8, 8] and "zpaq -m58" not in found["archivers"]
 
     monkeypatch.setattr(laboratory, "zpaq_version", lambda: "v0")

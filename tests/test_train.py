@@ -528,7 +528,7 @@ def test_trust_ratios_are_those_that_moved_the_weights(text, precision):
 
 
 def test_presets():
-    assert {"laptop", "paper", "paper-all-heads", "lstm"} <= set(PRESETS)
+    assert {"laptop", "overnight", "evening", "paper", "paper-all-heads", "lstm"} <= set(PRESETS)
     laptop = PRESETS["laptop"].model
     assert laptop.attention_layers == (laptop.n_layers - 2,) and laptop.n_heads == 1 and laptop.max_context >= 1024
     paper = PRESETS["paper"]

@@ -38,6 +38,7 @@ from shalab.evaluate import dynamic_evaluate, evaluate
 
 ORDER, MEMORY = 16, 256 << 20  # of PPMd: contexts of up to 16 bytes, and enough memory to keep all of its counts
 LARGE_MEMORY = 3 << 30  # of PPMd, for texts of up to 100,000,000 bytes
+BEGINNINGS = 200_000, 1_000_000  # bytes of valid and of test that PPMd is priced for as well
 LARGE = ("-m58", "-t1")  # zpaq -m5 begins anew after each block, of 2^8 MB here; one thread
 
 
@@ -108,10 +109,14 @@ def measure_large(corpus: Corpus, out: Path) -> None:
     found = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     if found.get("data_sha256") != corpus.sha256:
         found = {"data_sha256": corpus.sha256, "archivers": {}, "compressors": {}}
-    ends = [end for _, end in corpus.bounds.values()]
     if "PPMd" not in found["archivers"]:
-        sizes = ppmd_sizes(corpus.data.tobytes(), ends)
-        found["archivers"]["PPMd"] = priced(corpus, sizes, ppmd_version(LARGE_MEMORY))
+        ends = [end for _, end in corpus.bounds.values()]
+        after = {n: [begin + n for begin in ends[:2] if begin + n <= len(corpus)] for n in BEGINNINGS}
+        at = sorted({*ends, *sum(after.values(), [])})
+        size = dict(zip(at, ppmd_sizes(corpus.data.tobytes(), at), strict=True))
+        row = priced(corpus, [size[end] for end in ends], ppmd_version(LARGE_MEMORY))
+        row["beginnings"] = {n: [round(8 * (size[end] - size[end - n]) / n, 4) for end in after[n]] for n in after}
+        found["archivers"]["PPMd"] = row
         write(out, found)
     if not found["compressors"]:
         scores = baselines(corpus.data, corpus.bounds)
