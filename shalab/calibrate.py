@@ -5,6 +5,11 @@ each time step costs the same, since the memory is full and there are as many st
 window is LAMB's step. So two short windows tell how long any takes. Each is timed with a full memory, the longer one
 grown until an update takes ENOUGH_S, and a straight line through both leads to the preset's window. Where that is
 short, as the laptop's, it is timed itself.
+
+Checked on one thread of a busy machine with bfloat16 instructions: in 10 s of calibration the line said 39.8 s for the
+paper's update, which took 38.0 and 39.9. That was in a process that keeps its freed memory, as `shalab plan` and
+`shalab train` do. In one that gives it back, such as a notebook's, long windows pay for that and short ones do not:
+there the line said 29.9 s, and it took 49.
 """
 
 import platform
@@ -34,8 +39,8 @@ FEW_GB = 2.0  # what a calibration may take where nothing says how much memory t
 def here(preset: Preset, n_train: int, precision: Precision | None = None) -> Plan:
     """What `preset` costs on this machine: as of `plan`, but its speed is measured.
 
-    Some seconds, once: the speed is kept in the cache folder. Memory is by formula, on a CPU that for float32; so are
-    the watts assumed. Where there is too little memory even for shortened updates, speed and time are no numbers.
+    Some seconds, once: the speed is kept in the cache folder. Memory is by formula, on a CPU by that for float32; the
+    watts are assumed. Where there is too little memory even for shortened updates, speed and time are nan.
     """
     precision = precision or Precision.pick()
     memory = precision.memory_bytes()

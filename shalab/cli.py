@@ -454,6 +454,7 @@ def report(run: Run, result: dict) -> None:
 
 
 def plan_command(options) -> None:
+    keep_freed_memory()  # as training does
     preset, precision = find_preset(options.preset), Precision.pick()
     n_bytes = SOURCES[options.data].n_bytes if options.data in SOURCES else len(load_corpus(options.data))
     n_train = n_bytes * 90 // 100

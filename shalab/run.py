@@ -99,7 +99,7 @@ class Run(Background):
         total_steps = budget.total_steps(len(corpus.split("train")), preset.train, seed)
         config = RunConfig(
             name, canonical(data), corpus.sha256, seed, total_steps, budget, preset.model, preset.train,
-            Format.of(precision), origin,
+            Format.of(precision), init_from=origin,
         )  # fmt: skip
         run = cls(folder, config, corpus, precision, weights)
 
