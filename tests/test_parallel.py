@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from shalab import InputError
 from shalab.checkpoint import load_checkpoint
+from shalab.follow import Follower
 from shalab.parallel import Team
 
 # Four streams of 450 bytes, windows near 13: a memory of 23 is full after 2 updates, an epoch ends after about 35.
@@ -22,6 +24,7 @@ from dataclasses import replace
 from shalab import SHARNN, ModelConfig
 from shalab.corpus import load_corpus
 from shalab.device import Precision
+from shalab.follow import Follower
 from shalab.parallel import Team
 from shalab.train import TrainConfig, Trainer
 def main():
@@ -185,3 +188,91 @@ def test_two_processes_agree_on_the_length_of_a_run_of_minutes(path, tmp_path):
     *_, last = lines(out)
     assert last["step"] == last["total_steps"] == load_checkpoint(out)["step"] and last["elapsed_s"] > 2
     assert "tiny on own.txt (2,003 bytes)" in output and "0.05 minutes -> " in output
+
+
+# Two machines: network namespaces, joined by a cable that can be pulled
+
+
+ADDRESSES = ("10.231.7.1", "10.231.7.2")
+
+
+def ip(*words):
+    return subprocess.run(["ip", *words], capture_output=True, text=True)
+
+
+@pytest.fixture
+def machines():
+    """The names of two network namespaces with an address each."""
+    names = [f"shalab-{os.getpid()}-{side}" for side in "ab"]
+    cables = [f"shalab{os.getpid() % 100_000}{side}" for side in "ab"]
+    if sys.platform != "linux" or os.geteuid() or not shutil.which("ip") or ip("netns", "add", names[0]).returncode:
+        pytest.skip("network namespaces need Linux, root and ip")
+    try:
+        ip("netns", "add", names[1])
+        ip("link", "add", cables[0], "type", "veth", "peer", "name", cables[1])
+        for name, cable, address in zip(names, cables, ADDRESSES, strict=True):
+            ip("link", "set", cable, "netns", name)
+            ip("-n", name, "addr", "add", f"{address}/24", "dev", cable)
+            for device in (cable, "lo"):
+                assert ip("-n", name, "link", "set", device, "up").returncode == 0
+        yield list(zip(names, cables, strict=True))
+    finally:
+        for name in names:
+            ip("netns", "del", name)
+
+
+def on_two(machines, path, out, *options, port=29500):
+    """README's line for two machines, on each of them."""
+    run = "--nnodes", "2", "--nproc-per-node", "1", "--master-addr", ADDRESSES[0], "--master-port", str(port)
+    return [
+        subprocess.Popen(
+            ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run", *run, "--node-rank", str(rank),
+             *shalab(path, out, "--dtype", "float32", *options)],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": cable},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank, (name, cable) in enumerate(machines)
+    ]  # fmt: skip
+
+
+NO_MASKS = "--dropout", "0", "--dropout-input", "0", "--dropout-hidden", "0"
+
+
+def test_two_machines_learn_what_one_process_learns_though_the_cable_is_pulled(machines, path, tmp_path):
+    alone, out = tmp_path / "alone", tmp_path / "two"
+    steps = "--steps", "600", *NO_MASKS
+    assert subprocess.run(
+        [sys.executable, *shalab(path, alone, "--dtype", "float32", *steps)], env=os.environ | {"OMP_NUM_THREADS": "1"}
+    ).returncode == 0  # fmt: skip
+    both = on_two(machines, path, out, *steps)
+    wait_for(lambda: len(lines(out)) > 50)
+    follower = Follower(out)  # from a third place
+    assert follower.process[1] == socket.gethostname()
+    name, cable = machines[1]
+    ip("-n", name, "link", "set", cable, "down")
+    time.sleep(1)
+    held = len(lines(out))
+    time.sleep(3)
+    assert len(lines(out)) == held < 600
+    ip("-n", name, "link", "set", cable, "up")
+    for process in both:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+    expected, found = ([line["loss_nats"] for line in lines(folder)] for folder in (alone, out))
+    assert found[:100] == pytest.approx(expected[:100], abs=1e-4) and len(found) == 600
+    assert found[-1] == pytest.approx(expected[-1], abs=0.05)
+    assert sum(1 for _ in follower.backlog()) > 600 and follower.finished
+
+
+def test_what_two_machines_began_one_process_ends(machines, path, tmp_path):
+    out = tmp_path / "two"
+    both = on_two(machines, path, out, "--steps", "450", port=29501)
+    wait_for(lambda: len(lines(out)) > 30)
+    Follower(out).end()
+    for process in both:
+        _, errors = process.communicate(timeout=240)
+    reached = load_checkpoint(out)["step"]
+    assert 30 < reached < 450
+    resumed = subprocess.run([sys.executable, *shalab(path, out, "--resume")], capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert [line["step"] for line in lines(out)] == list(range(1, 451))
