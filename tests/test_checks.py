@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from shalab import checks
-from shalab.checks import Check, difference, exercise
+from shalab.checkpoint import load_checkpoint
+from shalab.checks import Check, difference, enwik8_run, exercise
+from shalab.device import Precision
+from shalab.presets import Budget
+from shalab.run import Run
 
 CHECKS = {check.key: check for notebook in checks.exercises().values() for check in notebook}
 every_check = pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
@@ -218,3 +222,53 @@ def test_progress_survives_a_broken_file_and_counts(capsys):
 def test_verdicts_read_as_text_and_as_html():
     verdict = Check(ten.reference, None, {})("<b>")
     assert repr(verdict).startswith("✘ ten: '<b>'") and "<b>'" not in verdict._repr_html_()
+
+
+def test_a_killed_run_is_judged_by_what_its_folder_holds(monkeypatch, tmp_path):
+    monkeypatch.setitem(enwik8_run.SMALL, "budget", Budget(steps=6))
+    one, other, stopped, unfinished = (tmp_path / name for name in ("one", "other", "stopped", "unfinished"))
+    enwik8_run.train(one)
+    weights = load_checkpoint(one)["model"]
+
+    def judged(folder, weights=weights):
+        return enwik8_run.compared(folder, lambda: weights)
+
+    assert judged(one) == enwik8_run.SAME
+    changed = {name: tensor.clone() for name, tensor in weights.items()}
+    next(iter(changed.values())).view(-1)[0] += 1e-7
+    assert judged(one, changed) == enwik8_run.DIFFERENT
+    given = {name: value for name, value in enwik8_run.SMALL.items() if name not in ("device", "dtype")}
+    precision = Precision.pick("cpu", "float32")
+    for _ in Run.create(other, **given | {"seed": 7}, precision=precision).events():
+        pass
+    assert judged(other) == enwik8_run.ANOTHER
+    for folder in (stopped, unfinished):
+        run = Run.create(folder, **given, precision=precision)
+        for _ in run.events():
+            if run.trainer.step == 3:
+                run.stop.set()
+    assert judged(unfinished) == enwik8_run.UNFINISHED
+    for _ in Run.resume(stopped).events():
+        pass
+    assert judged(stopped) == enwik8_run.ASKED
+    assert "holds no run" in enwik8_run.killed(tmp_path / "nowhere").message
+    assert enwik8_run.killed(str(other)).mistake == "another run"
+
+
+def test_several_extrapolations_are_right_and_a_near_miss_is_told_with_its_tolerance():
+    def of_the_last_half(n_bytes, bpc, at):
+        late = n_bytes > n_bytes[-1] / 2
+        slope, height = np.polyfit(np.log(n_bytes[late]), np.log(bpc[late]), 1)
+        return np.exp(height + slope * np.log(at))
+
+    def too_bold(n_bytes, bpc, at):
+        return of_the_last_half(n_bytes, bpc, at) - 0.3
+
+    assert enwik8_run.extrapolate(of_the_last_half).outcome == "right"
+    assert re.search(r"guess was 1\.3\d, and 0\.11 either way would pass", enwik8_run.extrapolate(too_bold).message)
+    assert "expected a number" in enwik8_run.extrapolate(lambda *_: "1.5").message
+    lines = [{"event": "step", "n_bytes": 1000 * n, "bpc": 8 * n**-0.2} for n in range(1, 91)]
+    assert "near enough" in enwik8_run.own_guess(enwik8_run.extrapolate.reference, lines)
+    assert "too far away" in enwik8_run.own_guess(lambda *_: 9, lines)
+    assert enwik8_run.own_guess(lambda *_: ..., lines) == "extrapolate has no guess yet"
+    assert "wait for more" in enwik8_run.own_guess(enwik8_run.extrapolate.reference, lines[:20])
