@@ -90,7 +90,10 @@ def ledger(folder: Path = Path("runs"), prices: dict[str, dict[str, tuple[float,
 
 def _of_the_course() -> list[Entry]:
     entries = []
-    for name, title in (("model", "the trained model of this course"), ("overnight", "the long recorded run")):
+    for name, title in (
+        ("model", "the trained model of this course"),
+        ("overnight", "the recorded run of preset overnight"),
+    ):
         if entry := _entry(assets_dir() / name / "result.json", title, "course"):
             entries.append(entry)
     valid, test = stored_result("archivers")["trained model"]["dynamic"]
@@ -158,7 +161,7 @@ class Ledger:
             rows = "".join(_row("td", _cells(entry), entry.kind == "yours") for entry in self.of(corpus))
             caption = f"<caption><b>{html.escape(corpus)}</b></caption>"
             parts.append(f"<table>{caption}<thead>{_row('th', head)}</thead><tbody>{rows}</tbody></table>")
-        return "".join([*parts, *(f"<p>{html.escape(note)}</p>" for note in self.notes())])
+        return "".join(parts) + f"<p>{'<br>'.join(map(html.escape, self.notes()))}</p>"
 
 
 def _digits(bpc: float | None) -> str:
