@@ -239,22 +239,24 @@ def test_a_long_text_is_measured_in_steps_that_are_kept(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyppmd", kept)
     monkeypatch.setattr(laboratory, "version", lambda name: "0")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(laboratory, "BEGINNINGS", (500, 3000))
+    monkeypatch.setattr(laboratory, "BEGINNINGS", (500, 1000))
     (tmp_path / "own.txt").write_bytes(bytes(40_000))
+    monkeypatch.setattr(laboratory, "NEAR", 9000)
     out = tmp_path / "results" / "own.json"
     monkeypatch.setattr("sys.argv", ["archivers", "--data", str(tmp_path / "own.txt"), "--out", str(out)])
     with pytest.raises(InputError, match="not all is installed .*zpaq"):
         laboratory.main()
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["archivers"]["PPMd"]["sizes"] == [7200, 7600, 8000] and found["archivers"]["PPMd"]["bpc"] == [1.6, 1.6]
-    assert found["archivers"]["PPMd"]["beginnings"] == {"500": [1.6, 1.6], "3000": [1.6]}, "test has only 2,000 bytes"
+    assert found["archivers"]["PPMd"]["beginnings"] == {"500": [1.6, 1.6], "1000": [1.6, 1.6]}
     assert found["compressors"]["uniform"] == [8, 8] and "zpaq -m58" not in found["archivers"]
 
     monkeypatch.setattr(laboratory, "zpaq_version", lambda: "v0")
-    monkeypatch.setattr(laboratory, "zpaq_size", lambda data, options: len(data) // 10)
+    monkeypatch.setattr(laboratory, "zpaq_size", lambda data, options=(): len(data) // 10)
     monkeypatch.setitem(sys.modules, "pyppmd", None)  # not asked again
     laboratory.main()
     after = json.loads(out.read_text(encoding="utf-8"))
+    assert after["archivers"].pop("zpaq -m5 near")["beginnings"] == {"1000": [0.8, 0.8]}
     assert after["archivers"].pop("zpaq -m58")["bpc"] == [0.8, 0.8] and after == found
 
 
