@@ -4,6 +4,7 @@ The file is cut into B equal pieces that are read side by side. From window to w
 stopped, so that the model's state stays valid. A checkpoint only has to keep the cursor and the random generator.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -87,6 +88,7 @@ class Windows:
         self.generator.set_state(state)
 
 
+@functools.cache  # a second or more for the paper's
 def steps_in_epochs(n_train: int, config, epochs: float, seed: int) -> int:
     """Updates that `epochs` passes over n_train bytes take by this TrainConfig: draws the window lengths in advance."""
     n_positions = n_train // config.batch_size - 1

@@ -1,5 +1,6 @@
 """Checkpoints: one file of plain tensors and numbers, written whole or not at all, and the one before it."""
 
+import hashlib
 import io
 import zipfile
 from pathlib import Path
@@ -107,6 +108,14 @@ def model_config(content: dict, path: Path) -> ModelConfig:
         raise InputError(f"{path} holds weights of another configuration than its own")
     check_finite(best, path)
     return config
+
+
+def weights_sha256(model: SHARNN) -> str:
+    """Of a model's weights in float32: the same wherever a copy of them lies, if none of them was rounded."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_finite(weights: dict[str, Tensor], path: Path) -> None:

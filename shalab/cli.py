@@ -19,8 +19,19 @@ import torch
 from tqdm import tqdm
 
 from shalab.background import stop_on_interrupt
+from shalab.calibrate import here
 from shalab.checkpoint import best_model, load_checkpoint, load_model, model_config
-from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, Corpus, load_corpus
+from shalab.corpus import (
+    CACHE_VARIABLE,
+    SOURCES,
+    SPLITS,
+    STDIN,
+    Corpus,
+    corpus_of_run,
+    load_corpus,
+    reading,
+    standard_input,
+)
 from shalab.device import DEVICES, DTYPES, Precision, print_anything
 from shalab.divergence import NonFiniteError
 from shalab.door import TRICKS, plain
@@ -37,7 +48,7 @@ from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import Team, lost
 from shalab.plan import CARDS, Card, plan, savings
 from shalab.presets import PRESETS, Budget, TrainConfig, find_preset
-from shalab.run import Run
+from shalab.run import Run, different
 
 CONFIGS = {"model": ModelConfig, "train": TrainConfig}
 
@@ -93,7 +104,10 @@ def parser() -> argparse.ArgumentParser:
     add = train.add_argument
     add("--preset", help=f"recipe, one of {', '.join(PRESETS)} (default: laptop)")
     add("--config", metavar="FILE", help="TOML or JSON with fields of [model] and [train], such as a run's config.json")
-    add("--data", metavar="NAME_OR_PATH", help="corpus, file or folder (default: enwik6, which is embedded)")
+    embedded = "corpus, file or folder, - for standard input (default: enwik6, which is embedded)"
+    add("--data", metavar="NAME_OR_PATH", help=embedded)
+    begin = "begin with the best weights of a run, an export or a checkpoint file, and keep to its model"
+    add("--init-from", metavar="RUN_OR_MODEL", help=begin)
     add("--out", metavar="DIR", help="the run's folder (default: runs/PRESET-DATA-NUMBER, a new one)")
     add("--seed", type=int, metavar="S", help="of initialisation, dropout and window lengths (default: 0)")
     add("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
@@ -117,7 +131,8 @@ def parser() -> argparse.ArgumentParser:
     add("--stop", dest="ask", action="store_const", const="stop", help=asking % "stop, with a checkpoint")
     watch.set_defaults(command=watch_command)
 
-    planning = commands.add_parser("plan", help="what a preset's run costs on GPUs: memory, speed, time; runs nothing")
+    costs = "what a preset's run costs here and on GPUs: memory, speed, time, energy; here, seconds of it are tried"
+    planning = commands.add_parser("plan", help=costs)
     add = planning.add_argument
     add("--preset", default="paper", help="recipe (default: paper)")
     add("--data", default="enwik8", metavar="NAME_OR_PATH", help="corpus, file or folder (default: enwik8)")
@@ -127,7 +142,8 @@ def parser() -> argparse.ArgumentParser:
 
     evaluation = commands.add_parser("eval", parents=[trained, machine], help="bits per byte of a split or a file")
     add = evaluation.add_argument
-    add("--data", metavar="NAME_OR_PATH", help="corpus, file or folder (default: the one it was trained on)")
+    trained_on = "corpus, file or folder, - for standard input (default: what it was trained on)"
+    add("--data", metavar="NAME_OR_PATH", help=trained_on)
     add("--split", choices=(*SPLITS, "all"), default="test", help="what to score (default: test)")
     add("--window", type=int, default=1024, metavar="T", help="bytes per step (default: 1024)")
     add("--context", type=int, metavar="N", help="bytes to read before it (default: 16384, or twice the memory)")
@@ -137,8 +153,12 @@ def parser() -> argparse.ArgumentParser:
     evaluation.set_defaults(command=eval_command)
 
     text = commands.add_parser("generate", parents=[trained, machine], help="continue a prompt")
-    add = text.add_argument
+    add = text.add_mutually_exclusive_group().add_argument
     add("--prompt", default="\n", help="text to continue (default: a new line)")
+    add("--prompt-file", metavar="FILE", help="its bytes are continued, of whatever kind; - for standard input")
+    add = text.add_argument
+    raw = "write the new bytes themselves and nothing else: no prompt before them, no new line after them, no decoding"
+    add("--raw", action="store_true", help=raw)
     add("--bytes", type=int, default=500, metavar="N", help="bytes to write (default: 500)")
     add("--temperature", type=float, default=0.8, help="0 takes the likeliest byte (default: 0.8)")
     add("--top-k", type=int, default=0, metavar="K", help="choose among the K likeliest bytes (default: all)")
@@ -215,6 +235,8 @@ def _train(options, team: Team) -> int:
         f"{config.preset} on {run.corpus}, {trainer.model.n_parameters:,} parameters, {run.precision}, "
         f"seed {config.seed}, {config.budget} -> {run.folder}"
     )
+    if config.init_from:
+        print(f"begun with the weights of {config.init_from.name}, SHA-256 {config.init_from.sha256}")
     if run.corpus.caution:
         print(run.corpus.caution)
     if config.budget.minutes and not trainer.finished:
@@ -273,15 +295,26 @@ def _created(options, team: Team) -> Run:
     precision = Precision.pick(options.device, options.dtype, team)
     name = options.preset or "laptop"
     preset = find_preset(name)
+    changes = _changes(options)
     try:
-        parts = {part: replace(getattr(preset, part), **changes) for part, changes in _changes(options).items()}
+        if options.init_from and (asked := changes.pop("model")):
+            source = model_config(load_checkpoint(options.init_from), options.init_from)
+            if others := different(asked, source):
+                raise InputError(
+                    f"--init-from keeps to the model of {options.init_from}, which has {', '.join(others)}: "
+                    "leave that option out"
+                )
+            replace(source, **asked)  # a field that no model has
+        parts = {part: replace(getattr(preset, part), **fields) for part, fields in changes.items()}
     except TypeError as error:
         raise InputError(f"--config {options.config}: {error}") from error
     given = _given(options, "minutes", "steps", "epochs")
     budget = Budget(**given) if given else None
     data = options.data or "enwik6"
-    folder = Path(options.out) if options.out else _next_folder(f"{name}-{Path(data).resolve().name}")
-    return Run.create(folder, name, replace(preset, **parts), data, options.seed or 0, budget, precision)
+    called = "stdin" if data == STDIN else Path(data).resolve().name
+    folder = Path(options.out) if options.out else _next_folder(f"{name}-{called}")
+    preset = replace(preset, **parts)
+    return Run.create(folder, name, preset, data, options.seed or 0, budget, precision, options.init_from)
 
 
 def _given(options, *names: str) -> dict:
@@ -315,10 +348,12 @@ def _resumed(options, team: Team) -> Run:
     changes = _changes(options)
     asked = _given(options, "preset", "seed", "minutes", "steps", "epochs") | changes["model"] | changes["train"]
     where = {"data": options.data, "device": options.device, "dtype": options.dtype, "team": team}
-    if options.change:
-        return Run.resume(options.out, **where, changes=asked)
-    run = Run.resume(options.out, **where)
+    run = Run.resume(options.out, **where, changes=asked if options.change else None)
     config = run.config
+    if options.init_from:
+        place, began = Path(options.init_from).resolve(), config.init_from.name if config.init_from else "drawn weights"
+        if began not in (place.name, f"{place.parent.name}/{place.name}"):
+            raise InputError(f"{run.folder} was begun with {began}: leave out --init-from, or name another --out")
     stored = {**vars(config), **vars(config.model), **vars(config.train), **vars(config.budget)}
     for name, value in asked.items():
         if stored.get(name) != (tuple(value) if isinstance(value, list) else value):
@@ -417,19 +452,34 @@ def report(run: Run, result: dict) -> None:
 
 
 def plan_command(options) -> None:
-    preset = find_preset(options.preset)
+    keep_freed_memory()  # as training does
+    preset, precision = find_preset(options.preset), Precision.pick()
     n_bytes = SOURCES[options.data].n_bytes if options.data in SOURCES else len(load_corpus(options.data))
-    cards = {"your card": Card(*options.card)} if options.card else CARDS
-    rows = plan(preset, n_bytes * 90 // 100, cards)
+    n_train = n_bytes * 90 // 100
+    rows = plan(preset, n_train, {"your card": Card(*options.card)} if options.card else CARDS)
+    minutes = preset.budget.minutes
+    print(f"{options.preset} on {options.data}, {preset.budget}: {rows[0].tflop_per_update:.3g} TFLOP per update")
+    print(f"{'':<12}{'memory':>10}{'needed':>10}{'speed':>13}{'whole run':>15}{'energy':>13}", end="")
+    print(f"{'read':>12}{'passes':>9}" if minutes else "", flush=True)
+    own = here(preset, n_train, precision)
+    for row in (replace(own, card="this machine"), *rows):
+        memory = "?" if row.memory_gb is None else f"{row.memory_gb:.0f}"
+        speed = f"{row.kb_per_s:,.0f}" if row.kb_per_s >= 10 else f"{row.kb_per_s:.2g}".replace("nan", "?")
+        took = f"{row.hours:,.1f} h" if row.hours >= 1 else f"{60 * row.hours:.1f} min"
+        energy = "?" if row.kwh is None else f"{row.kwh:,.2f} kWh" if row.kwh >= 0.1 else f"{1e3 * row.kwh:.1f} Wh"
+        read = f"{row.n_bytes / 1e6:>9,.1f} MB{row.n_bytes / n_train:>9,.1f}" if row.n_bytes else ""
+        rest = f"{took:>15}{energy:>13}{read}" if row.fits else f"{'does not fit':>15}"
+        print(f"{row.card:<12}{memory:>7} GB{row.peak_gb:>7.1f} GB{speed:>8} kB/s{rest}")
+    threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
     print(
-        f"{options.preset} on {options.data}: {rows[0].tflop_per_update:.3g} TFLOP per update, by formula, not measured"
+        f"this machine: {own.card}, {threads}, its speed measured on shortened updates. All else is by formula, and "
+        "evaluations are left out."
     )
-    print(f"{'card':<12}{'memory':>10}{'needed':>10}{'speed':>13}{'whole run':>13}")
-    for row in rows:
-        run = f"{row.hours:>11.1f} h" if row.peak_gb <= row.memory_gb else "does not fit"
-        print(f"{row.card:<12}{row.memory_gb:>7.0f} GB{row.peak_gb:>7.1f} GB{row.kb_per_s:>8,.0f} kB/s{run:>13}")
+    print(
+        f"Energy: a card's by its board power, without the computer around it; here by {precision.watts:g} W, assumed."
+    )
     for option, gb in savings(preset.model, preset.train).items():
-        print(f"{option} would save {gb:.1f} GB")
+        print(f"{option} would save {gb:.1f} GB on a card")
 
 
 def eval_command(options) -> None:
@@ -450,7 +500,7 @@ def _trained_on(config: dict, run: str) -> Corpus:
     """The bytes that a run was trained on; the test split of others could contain some that it has learned."""
     data, sha256 = config["data"], config["data_sha256"]
     try:
-        corpus = load_corpus(data)
+        corpus = corpus_of_run(data, Path(run) if os.path.isdir(run) else Path(run).parent)
     except InputError as error:
         raise InputError(f"{error}; name the data of {run}, or other data, with --data") from error
     if corpus.sha256 != sha256:
@@ -477,9 +527,14 @@ def _eval_dynamic(model: SHARNN, corpus: Corpus, options, precision: Precision) 
 def generate_command(options) -> None:
     precision = Precision.pick(options.device, options.dtype)
     model = _prepared(load_model(options.run), options, precision)
-    prompt = options.prompt.encode("utf-8", "surrogateescape")
+    prompt = _prompt(options)
     sampling = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")}
     stream = generate(model, prompt, options.bytes, precision, **sampling)
+    if options.raw:
+        for byte in stream:
+            sys.stdout.buffer.write(bytes([byte]))
+            sys.stdout.buffer.flush()
+        return
     if hasattr(sys.stdout, "reconfigure") and not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8")  # as sample.txt, whatever the machine's own encoding is
     sys.stdout.write(prompt.decode("utf-8", "replace"))
@@ -487,6 +542,15 @@ def generate_command(options) -> None:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
+
+
+def _prompt(options) -> bytes:
+    if options.prompt_file is None:
+        return options.prompt.encode("utf-8", "surrogateescape")
+    if options.prompt_file == STDIN:
+        return b"".join(standard_input())
+    with reading(options.prompt_file):
+        return Path(options.prompt_file).read_bytes()
 
 
 def _prepared(model: SHARNN, options, precision: Precision) -> SHARNN:

@@ -1,4 +1,4 @@
-"""Real bytes: the embedded enwik6, verified downloads, and any file or folder of your own.
+"""Real bytes: the embedded enwik6, verified downloads, any file or folder of your own, and what a pipe brings.
 
 enwik8 is the first 100,000,000 bytes of the English Wikipedia dump of 3 March 2006
 (Matt Mahoney, Large Text Compression Benchmark). enwik6 and enwik7 are prefixes of it.
@@ -8,10 +8,11 @@ import hashlib
 import lzma
 import os
 import stat
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import BinaryIO
@@ -24,10 +25,14 @@ from shalab.errors import InputError
 CACHE_VARIABLE = "SHALAB_CACHE"
 BLOCK = 1 << 20  # bytes read at a time when downloading, unpacking or joining
 SPLITS = ("train", "valid", "test")
+STDIN = "-"  # the name of what standard input brings
+KEPT = "data"  # the file in a run's folder that keeps it
 
 # What the trained model in assets/model pays per byte varies by 0.31 bits from one stretch of 10,000 bytes to the next
 # in enwik6's last 100,000, as much as xz and PPMd differ. Over 1,000 bytes it varies by 0.40, over 10 by 1.15.
 FEW_BYTES = 10_000
+
+_PIPED = "standard input"  # as readers know it
 
 MIRRORS = (  # tried in this order
     "https://mattmahoney.net/dc",
@@ -117,20 +122,36 @@ def stored_path(name: str) -> Path:
 
 
 def canonical(name_or_path: str) -> str:
-    """A published corpus's name, or a file's absolute path: `load_corpus` finds it from any folder."""
+    """What a run's config.json says, so that `corpus_of_run` finds it from any folder.
+
+    A published corpus's name, a file's absolute path, or KEPT.
+    """
+    if name_or_path == STDIN:
+        return KEPT
     return name_or_path if name_or_path in SOURCES else str(Path(name_or_path).resolve())
+
+
+def corpus_of_run(data: str, folder: Path) -> Corpus:
+    """The bytes that the config.json of a run in `folder` names."""
+    if data != KEPT:
+        return load_corpus(data)
+    return replace(load_corpus(str(folder / KEPT)), name=_PIPED)
 
 
 def load_corpus(name_or_path: str) -> Corpus:
     """Opens a published corpus by name, any file by path, or all files below a folder as one. Never downloads.
 
-    Of a folder, files and folders whose names begin with a dot are left out, and links to folders are not followed.
-    While such a corpus is in use, a copy of it takes room on the cache folder's disk; even a crash leaves none behind.
+    STDIN is read from standard input to its end. Of a folder, files and folders whose names begin with a dot are left
+    out, and links to folders are not followed. While such a corpus is in use, a copy of it takes room on the cache
+    folder's disk; even a crash leaves none behind.
     Raises InputError if anything is missing, unreadable, too small to split, or not what its name promises.
     """
     source = SOURCES.get(name_or_path)
     with reading(name_or_path):
-        corpus = Corpus(name_or_path, _published(name_or_path, source)) if source else _own(name_or_path)
+        if source:
+            corpus = Corpus(name_or_path, _published(name_or_path, source))
+        else:
+            corpus = Corpus(_PIPED, _spooled(standard_input(), _PIPED)) if name_or_path == STDIN else _own(name_or_path)
     if source and (len(corpus), corpus.sha256) != (source.n_bytes, source.sha256):
         raise InputError(
             f"{corpus.name} is damaged: {len(corpus):,} bytes with SHA-256 {corpus.sha256}, "
@@ -138,7 +159,8 @@ def load_corpus(name_or_path: str) -> Corpus:
         )
     if len(corpus) < 40:
         raise InputError(
-            f"{name_or_path} has {len(corpus)} bytes; a file needs at least 40, of which valid and test get 5 % each"
+            f"{_PIPED if name_or_path == STDIN else name_or_path} has {len(corpus)} bytes; a corpus needs at least 40, "
+            "of which valid and test get 5 % each"
         )
     return corpus
 
@@ -202,7 +224,7 @@ def _files_below(folder: str) -> list[Path]:
 
 
 def _join(files: list[Path], folder: str) -> np.ndarray:
-    """The files' bytes one after the other, mapped from a file without a name, which goes when the array does."""
+    """The files' bytes one after the other."""
 
     def blocks() -> Iterator[bytes]:
         for path in files:
@@ -210,12 +232,26 @@ def _join(files: list[Path], folder: str) -> np.ndarray:
                 while block := file.read(BLOCK):
                     yield block
 
+    return _spooled(blocks(), folder)
+
+
+def standard_input() -> Iterator[bytes]:
+    """Its bytes, block by block, to its end."""
+    if sys.stdin is None:
+        raise InputError("there is no standard input to read: give a file")
+    with reading(_PIPED):
+        while block := sys.stdin.buffer.read(BLOCK):
+            yield block
+
+
+def _spooled(blocks: Iterable[bytes], name: str) -> np.ndarray:
+    """The blocks' bytes, mapped from a file without a name, which goes when the array does."""
     with caching(cache_dir()):
         cache_dir().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache_dir()) as joined:
-            joined.writelines(blocks())
+            joined.writelines(blocks)
             joined.flush()
-            return _map(joined, folder)
+            return _map(joined, name)
 
 
 def _map(file: BinaryIO, path: str | Path) -> np.ndarray:

@@ -5,6 +5,7 @@ No other module names a device or moves a tensor.
 
 import contextlib
 import functools
+import os
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from shalab.errors import InputError
 from shalab.parallel import ALONE, Team
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+WATTS = {"cpu": 45, "mps": 45, "cuda": 300}  # assumed: a laptop's processor at work, Apple's chip, a GPU
 DTYPES = {
     "float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16
 }  # fmt: skip
@@ -95,6 +97,25 @@ class Precision:
         """
         alone = n_rows == 1 and self.device.type == "cpu" and (self.free or self.dtype == torch.bfloat16)
         return torch.float16 if alone else self.dtype
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.device.type == "cpu"
+
+    @property
+    def watts(self) -> float:
+        """Assumed, not measured: what the device draws while it trains."""
+        return WATTS[self.device.type]
+
+    def memory_bytes(self) -> int | None:
+        """Of the card, or of the machine; None where the system does not say, as on Windows."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_properties(self.device).total_memory
+        try:
+            n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (AttributeError, ValueError, OSError):
+            return None
+        return n_bytes if n_bytes > 0 else None
 
     def random_state(self) -> dict[str, Tensor]:
         """Of every generator that training draws from."""

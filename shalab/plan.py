@@ -31,7 +31,9 @@ LAMB 12 times in float32.
 assumption: what well-tuned kernels usually reach. Two measurements check it. The paper reports half an hour per epoch
 on a TITAN V, which the formulas give within 15 %. Of its preset an H100 read 303 kB/s, where they say 316; there an
 update took 5.9 GB, where the formula for memory says 6.9. `shalab.laboratory.scaling` fits both formulas to small
-models on a CPU, in float32, and checks them on larger ones.
+models on a CPU, in float32, and checks them on larger ones. This machine's own speed is measured: `shalab.calibrate`.
+
+*Energy.* The card's board power by its vendor, all the time; what is around the card comes on top.
 """
 
 from dataclasses import dataclass, replace
@@ -46,25 +48,27 @@ from shalab.presets import Preset, TrainConfig
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU by its vendor's figures: memory in GB (1e9 bytes), dense half-precision TFLOP/s, bandwidth in GB/s."""
+    """A GPU by its vendor's figures: memory in GB (1e9 bytes), dense half-precision TFLOP/s, bandwidth in GB/s, and
+    the power of the board in watts, None if it is not known."""
 
     memory_gb: float
     tflops: float
     gb_per_s: float
+    watts: float | None = None
 
     def __post_init__(self):
-        refuse(wrong(ABOVE_0, **vars(self)))
+        refuse(wrong(ABOVE_0, **{name: value for name, value in vars(self).items() if value is not None}))
 
 
 CARDS = {
-    "RTX 4060": Card(8, 30, 272),
-    "TITAN V": Card(12, 110, 653),
-    "T4": Card(16, 65, 320),
-    "RTX 4090": Card(24, 165, 1008),
-    "L40S": Card(48, 362, 864),
-    "A100": Card(80, 312, 2039),
-    "H100": Card(80, 989, 3350),
-    "H200": Card(141, 989, 4800),
+    "RTX 4060": Card(8, 30, 272, 115),
+    "TITAN V": Card(12, 110, 653, 250),
+    "T4": Card(16, 65, 320, 70),
+    "RTX 4090": Card(24, 165, 1008, 450),
+    "L40S": Card(48, 362, 864, 350),
+    "A100": Card(80, 312, 2039, 400),
+    "H100": Card(80, 989, 3350, 700),
+    "H200": Card(141, 989, 4800, 700),
 }
 SHARE_OF_TFLOPS, SHARE_OF_BANDWIDTH = 0.5, 0.7
 
@@ -165,28 +169,60 @@ def update_cost(model: ModelConfig, train: TrainConfig, device: DeviceCosts = GP
 
 @dataclass(frozen=True)
 class Plan:
-    """A preset on a card, by formulas and the vendor's figures. Nothing of it was measured."""
+    """What training a preset costs on a card, without evaluations: by formulas and the vendor's figures, not measured.
+
+    memory_gb  of the card; None if it is not known
+    n_bytes    what a run of minutes reads; None for other runs
+    kwh        None if the power is not known
+    """
 
     card: str
-    memory_gb: float
+    memory_gb: float | None
     peak_gb: float
     tflop_per_update: float
     kb_per_s: float
     hours: float
+    n_bytes: float | None
+    kwh: float | None
+
+    @property
+    def fits(self) -> bool:
+        return self.memory_gb is None or self.peak_gb <= self.memory_gb
 
 
 def plan(preset: Preset, n_train: int, cards: dict[str, Card]) -> list[Plan]:
     """What `preset` costs on each card, for a training split of n_train bytes."""
+    cost = update_cost(preset.model, preset.train)
+    return [
+        used(preset, n_train, name, card.memory_gb, cost, cost.seconds(card), card.watts)
+        for name, card in cards.items()
+    ]  # fmt: skip
+
+
+def used(
+    preset: Preset,
+    n_train: int,
+    name: str,
+    memory_gb: float | None,
+    cost: Cost,
+    seconds: float,
+    watts: float | None,
+) -> Plan:
+    """A run's plan from the cost and the seconds of an update."""
     if n_train // preset.train.batch_size < 2:
         raise InputError(f"{n_train} training bytes cannot feed {preset.train.batch_size} streams of at least 2 bytes")
-    cost, budget, plans = update_cost(preset.model, preset.train), preset.budget, []
-    steps = budget.total_steps(n_train, preset.train, seed=0)
-    for name, card in cards.items():
-        seconds = cost.seconds(card)
-        hours = steps * seconds / 3600 if steps is not None else (budget.minutes or 0) / 60
-        tflop, kb_per_s = 2 * cost.multiply_adds / 1e12, cost.n_bytes / seconds / 1e3
-        plans.append(Plan(name, card.memory_gb, cost.peak_bytes / 1e9, tflop, kb_per_s, hours))
-    return plans
+    minutes, steps = preset.budget.minutes, preset.budget.total_steps(n_train, preset.train, seed=0)
+    hours = steps * seconds / 3600 if steps is not None else (minutes or 0) / 60
+    return Plan(
+        card=name,
+        memory_gb=memory_gb,
+        peak_gb=cost.peak_bytes / 1e9,
+        tflop_per_update=2 * cost.multiply_adds / 1e12,
+        kb_per_s=cost.n_bytes / seconds / 1e3,
+        hours=hours,
+        n_bytes=cost.n_bytes * 60 * minutes / seconds if minutes else None,
+        kwh=hours * watts / 1e3 if watts else None,
+    )
 
 
 def savings(model: ModelConfig, train: TrainConfig, device: DeviceCosts = GPU) -> dict[str, float]:

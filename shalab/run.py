@@ -5,6 +5,7 @@ metrics.jsonl         one line per event
 checkpoint.pt         everything needed to continue, and the best weights so far
 checkpoint-before.pt  the checkpoint before, in case the newest is damaged
 result.json           the scores of the complete run
+data                  the bytes that came through standard input; there is none if they are a corpus, file or folder
 
 While a run is trained or scored, owner.lock keeps others out, and owner names the process.
 """
@@ -23,19 +24,19 @@ import numpy
 import torch
 
 from shalab.background import Background, stop_on_interrupt
-from shalab.checkpoint import BEFORE, NEWEST, VERSION, model_config, newest, save_checkpoint
-from shalab.corpus import SOURCES, Corpus, canonical, load_corpus
+from shalab.checkpoint import BEFORE, NEWEST, VERSION, load_model, model_config, newest, save_checkpoint
+from shalab.corpus import KEPT, SOURCES, STDIN, Corpus, canonical, corpus_of_run, load_corpus
 from shalab.device import Precision
 from shalab.divergence import NonFiniteError
 from shalab.errors import SEED, InputError, refuse, wrong
 from shalab.evaluate import evaluate
 from shalab.events import Event, as_line, read_metrics
-from shalab.files import Owner, WriteError, as_json, notice, write_json, write_text, writing
+from shalab.files import Owner, WriteError, as_json, notice, replacing, write_json, write_text, writing
 from shalab.follow import launch
-from shalab.model import SHARNN
+from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import ALONE, Team
 from shalab.presets import Budget, Preset
-from shalab.run_config import Format, RunConfig
+from shalab.run_config import Format, Origin, RunConfig
 from shalab.steering import steered
 from shalab.train import Trainer
 
@@ -47,12 +48,14 @@ class Run(Background):
 
     launch = staticmethod(launch)
 
-    def __init__(self, folder: Path, config: RunConfig, corpus: Corpus, precision: Precision):
+    def __init__(
+        self, folder: Path, config: RunConfig, corpus: Corpus, precision: Precision, weights: dict | None = None
+    ):
         super().__init__()
         self.folder, self.config, self.corpus, self.precision = Path(folder), config, corpus, precision
         torch.manual_seed(config.seed)
         self.trainer = Trainer(
-            _new_model(config), corpus, config.train, precision, config.total_steps or 1, config.seed,
+            _new_model(config, weights), corpus, config.train, precision, config.total_steps or 1, config.seed,
             self._save, config.budget.minutes,
         )  # fmt: skip
         self.formats: list[Format] = []  # in which it was trained
@@ -71,29 +74,54 @@ class Run(Background):
         seed: int = 0,
         budget: Budget | None = None,
         precision: Precision | None = None,
+        init_from: str | Path | None = None,
     ) -> "Run":
-        """A new run in `folder`, which must not hold one, nor be inside what is read."""
+        """A new run in `folder`, which must not hold one, nor be inside what is read.
+
+        init_from  a run, an export or a checkpoint file: the run begins with its best weights instead of drawn ones,
+                   and is of its model, whatever the preset says. The weights are copied: it is not needed again.
+        """
         folder, precision, budget = Path(folder), precision or Precision.pick(), budget or preset.budget
         refuse(wrong(SEED, seed=seed))
+        if data == STDIN and precision.team.size > 1:
+            raise InputError("several processes cannot share standard input: put it into a file, for --data")
         _check_unused(folder, data)
+        origin = weights = None
+        if init_from is not None:
+            source = load_model(Path(init_from))
+            origin, weights = Origin.of(init_from, source), source.state_dict()
+            if kept := different(asdict(preset.model), source.config):
+                notice(f"the model is that of {init_from}: {', '.join(kept)}")
+            preset = replace(preset, model=source.config)
         corpus = load_corpus(data)
         if (vocab_size := preset.model.vocab_size) != 256 and not (largest := corpus.data.max()) < vocab_size < 256:
             raise InputError(f"vocab_size must be at most 256 and above {largest}, {data}'s largest byte")
         total_steps = budget.total_steps(len(corpus.split("train")), preset.train, seed)
         config = RunConfig(
             name, canonical(data), corpus.sha256, seed, total_steps, budget, preset.model, preset.train,
-            Format.of(precision),
+            Format.of(precision), init_from=origin,
         )  # fmt: skip
-        run = cls(folder, config, corpus, precision)
+        run = cls(folder, config, corpus, precision, weights)
 
-        def begin():
+        def begin() -> Owner:
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(Owner(folder)):
+            owner = Owner(folder)
+            try:
                 _check_unused(folder, data)  # again: another process may have been faster
+                if data == STDIN:
+                    with replacing(folder / KEPT) as file:
+                        file.write(corpus.data.data)
                 run._write_beginning()
+            except BaseException:
+                owner.close()
+                raise
+            return owner
 
-        precision.team.first_does(begin)
+        owner = precision.team.first_does(begin)
+        with contextlib.closing(owner) if owner else contextlib.nullcontext():
+            if origin:  # from here on, the run has its weights itself
+                run.trainer.checkpoint()
         return run
 
     @classmethod
@@ -123,8 +151,8 @@ class Run(Background):
         config = RunConfig.read(folder)
         team = precision.team if precision else team
         team.first_does(lambda: Owner(folder).close())
-        corpus = _same_corpus(config, data)
-        config = replace(config, data=canonical(data)) if data else config
+        corpus = _same_corpus(config, data, folder)
+        config = replace(config, data=canonical(data)) if data not in (None, STDIN) else config
         content, path = newest(folder) if _holds(folder, NEWEST, BEFORE) else ({}, None)
         try:
             formats = [Format(**each) for each in content.get("formats", [])]
@@ -135,6 +163,11 @@ class Run(Background):
             raise InputError(f"{path} belongs to another configuration than {folder / 'config.json'}")
         if content and "optimizer" not in content:
             raise InputError(f"{folder} was exported: it holds weights to use, not a run to resume")
+        if config.init_from and not content:
+            raise InputError(
+                f"{folder} has no checkpoint, and so not the weights of {config.init_from.name} that it began with: "
+                "begin again, with --init-from and another --out"
+            )
         if content and content["version"] < VERSION:
             raise InputError(f"{path} is of an older shalab: finish the run there, or begin another with --out")
         if content:
@@ -333,23 +366,35 @@ class Run(Background):
         return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _new_model(config: RunConfig) -> SHARNN:
+def _new_model(config: RunConfig, weights: dict | None) -> SHARNN:
     try:
-        return SHARNN(config.model)
+        model = SHARNN(config.model)
+        if weights:
+            model.load_state_dict(weights)
+        return model
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # how PyTorch says that it is too large
         raise InputError(f"this machine cannot hold such a model ({' '.join(str(error).split())[:160]})") from error
 
 
-def _same_corpus(config: RunConfig, data: str | None) -> Corpus:
+def _same_corpus(config: RunConfig, data: str | None, folder: Path) -> Corpus:
     """The bytes that a run began with; InputError if they have changed."""
     try:
-        corpus = load_corpus(data or config.data)
+        corpus = load_corpus(data) if data else corpus_of_run(config.data, folder)
     except InputError as error:
         raise InputError(f"{error}; if the run's data has moved, name it with --data") from error
     if corpus.sha256 != config.data_sha256:
         what = f"{data} is not what the run was begun with" if data else f"{config.data} has changed since it began"
         raise InputError(f"{what}: its SHA-256 was {config.data_sha256}; if that is elsewhere, name it with --data")
     return corpus
+
+
+def different(asked: dict, model: ModelConfig) -> list[str]:
+    """Where a model's fields are others than these, in words."""
+    return [
+        f"{name} {value} instead of {asked[name]}"
+        for name, value in asdict(model).items()
+        if name in asked and value != (tuple(asked[name]) if isinstance(asked[name], list) else asked[name])
+    ]
 
 
 def _holds(folder: Path, *names: str) -> list[str]:
@@ -367,7 +412,10 @@ def _check_unused(folder: Path, data: str) -> None:
         raise InputError(f"{folder} already holds a run: add --resume to go on with it, or name another --out")
     if there:
         raise InputError(f"{folder} holds {', '.join(there)} already: name another --out")
-    if data not in SOURCES:
+    if data == STDIN:
+        if _holds(folder, KEPT):
+            raise InputError(f"{folder} holds {KEPT} already: name another --out")
+    elif data not in SOURCES:
         source, out = Path(data).resolve(), folder.resolve()
         if source in (out, *out.parents):
             raise InputError(f"{folder} is inside {data}, which is read as data: name an --out elsewhere")

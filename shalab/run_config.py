@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shalab.checkpoint import NEWEST
+from shalab.checkpoint import NEWEST, weights_sha256
 from shalab.device import Precision
 from shalab.errors import InputError
-from shalab.model import ModelConfig
+from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import Team
 from shalab.presets import MOST, Budget, TrainConfig
 
@@ -48,13 +48,27 @@ class Format:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The trained weights that a run began with: the name of their run, export or file, and their SHA-256."""
+
+    name: str
+    sha256: str
+
+    @classmethod
+    def of(cls, path: str | Path, model: SHARNN) -> "Origin":
+        place = Path(path).resolve()
+        return cls(place.name if place.is_dir() else f"{place.parent.name}/{place.name}", weights_sha256(model))
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that determines a run; total_steps is None for one of minutes, which depends on the clock.
 
-    preset  a name to show
-    data    a corpus's name or a path
-    begun   the first format; None in old runs
-    changes how often settings were changed on the way
+    preset     a name to show
+    data       a corpus's name or a path
+    begun      the first format; None in old runs
+    init_from  the weights it began with; None if they were drawn
+    changes    how often settings were changed on the way
     """
 
     preset: str
@@ -66,6 +80,7 @@ class RunConfig:
     model: ModelConfig
     train: TrainConfig
     begun: Format | None = None
+    init_from: Origin | None = None
     changes: int = 0
 
     def __post_init__(self):
@@ -75,7 +90,9 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, content: dict) -> "RunConfig":
-        parts = {"budget": Budget, "model": ModelConfig, "train": TrainConfig, "begun": Format}
+        parts = {
+            "budget": Budget, "model": ModelConfig, "train": TrainConfig, "begun": Format, "init_from": Origin
+        }  # fmt: skip
         return cls(**{n: parts[n](**value) if n in parts and value else value for n, value in content.items()})
 
     def with_changes(self, values: dict[str, Any], n_train: int) -> "RunConfig":

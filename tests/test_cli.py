@@ -1,17 +1,25 @@
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from shalab import cli
-from shalab.checkpoint import save_checkpoint
+from shalab import InputError, cli
+from shalab.checkpoint import load_model, save_checkpoint
 from shalab.cli import main
 from shalab.corpus import load_corpus
+from shalab.device import Precision
+from shalab.generate import generate
+from shalab.parallel import Team
+from shalab.presets import PRESETS
+from shalab.run import Run
 
 TINY = ["train", "--preset", "tiny", "--steps", "12"]
 
@@ -163,7 +171,7 @@ def test_ctrl_c_ends_with_a_checkpoint_and_resume_finishes(own, tmp_path):
     [
         ([*TINY, "--data", "absent.txt"], "no file at absent.txt; give a path, or one of enwik6"),
         ([*TINY, "--data", "empty"], "empty is empty"),
-        ([*TINY, "--data", "short"], "short has 39 bytes; a file needs at least 40"),
+        ([*TINY, "--data", "short"], "short has 39 bytes; a corpus needs at least 40"),
         ([*TINY, "--data", "few", "--batch-size", "41"], "--batch-size 40 or less"),
         ([*TINY, "--data", "enwik8"], "enwik8 is not on this machine: fetch it with `shalab data enwik8`"),
         (["train", "--preset", "huge"], "no preset is called 'huge'; there are laptop, laptop-adamw, paper"),
@@ -280,6 +288,108 @@ def test_generate_survives_broken_bytes_in_prompt_and_output(own):
     )
     assert child.returncode == 0
     child.stdout.decode("utf-8")
+
+
+@pytest.fixture
+def pipe(monkeypatch):
+    """pipe(content): standard input brings these bytes."""
+    return lambda content: monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), "utf-8"))
+
+
+EVERY_BYTE = bytes(range(256)) * 9  # \r\n, Ctrl-Z and broken UTF-8 among them
+
+
+def test_a_prompt_comes_from_a_file_or_a_pipe_and_bytes_go_out_as_they_are(own, pipe, capfdbinary):
+    assert main([*TINY, "--data", own, "--out", "a"]) == 0
+    prompt, options = b"\r\nThe \x1a\xff\xc3", ["--bytes", "700", "--temperature", "9", "--dtype", "float32"]
+    expected = bytes(generate(load_model("a"), prompt, 700, Precision.pick("cpu", "float32"), temperature=9.0))
+    assert b"\n" in expected and len(expected.decode("utf-8", "replace").encode()) > 700, "broken UTF-8"
+    Path("prompt").write_bytes(prompt)
+    capfdbinary.readouterr()
+    for file in ("prompt", "-"):
+        pipe(prompt)
+        assert main(["generate", "a", "--prompt-file", file, "--raw", *options]) == 0
+        assert capfdbinary.readouterr() == (expected, b"")
+    assert main(["generate", "a", "--prompt-file", "prompt", *options]) == 0
+    text = (prompt.decode("utf-8", "replace") + expected.decode("utf-8", "replace") + "\n").encode()
+    assert capfdbinary.readouterr().out.replace(os.linesep.encode(), b"\n") == text
+    command = [sys.executable, "-m", "shalab", "generate", "a", "--prompt-file", "-", "--raw", *options]
+    assert subprocess.run(command, input=prompt, stdout=subprocess.PIPE, check=True).stdout == expected
+
+
+@pytest.mark.parametrize(
+    "file, message",
+    [
+        ("absent", "cannot read absent (No such file or directory)"),
+        ("a", "cannot read a (Is a directory)"),
+        ("empty", "prompt must have at least one byte"),
+        ("-", "prompt must have at least one byte"),
+    ],
+)
+def test_a_prompt_that_is_not_there_is_one_sentence(own, file, message, pipe, capsys):
+    assert main([*TINY, "--data", own, "--out", "a"]) == 0
+    Path("empty").touch()
+    pipe(b"")
+    assert main(["generate", "a", "--prompt-file", file]) == 2
+    assert message in (error := capsys.readouterr().err) and len(error.splitlines()) == 1
+
+
+def test_a_run_on_what_a_pipe_brought_keeps_its_bytes(tmp_path, pipe, capsys):
+    recipe = ["train", "--preset", "tiny", "--steps", "40", "--device", "cpu", "--data", "-"]
+    pipe(EVERY_BYTE)
+    assert main([*recipe, "--out", "whole"]) == 0
+    assert "tiny on standard input (2,304 bytes)" in capsys.readouterr().out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shalab.train.Trainer.finished", property(lambda trainer: trainer.step >= 20))
+        pipe(EVERY_BYTE)
+        run = Run.create(tmp_path / "a", "tiny", replace(PRESETS["tiny"], budget=cli.Budget(steps=40)), "-")
+        list(run.events())
+    assert (tmp_path / "a" / "data").read_bytes() == EVERY_BYTE and run.config.data == "data"
+    os.rename("a", "moved")
+    pipe(b"")
+    assert main(["train", "--resume", "--out", "moved"]) == 0
+    results = [json.loads(Path(name, "result.json").read_text(encoding="utf-8")) for name in ("whole", "moved")]
+    assert results[0]["test_bpc"] == results[1]["test_bpc"]
+    assert [result["data"] for result in results] == ["standard input"] * 2
+    capsys.readouterr()
+    for where in ("moved", "moved/checkpoint.pt"):
+        assert main(["eval", where]) == 0
+        assert capsys.readouterr().out.startswith("standard input test: ")
+    pipe(EVERY_BYTE)
+    assert main(["eval", "whole", "--data", "-", "--split", "all"]) == 0
+    assert "over 2,304 bytes" in capsys.readouterr().out
+    pipe(EVERY_BYTE)
+    assert main(["train", "--resume", "--out", "moved", "--data", "-"]) == 0
+    pipe(EVERY_BYTE[1:])
+    assert main(["train", "--resume", "--out", "moved", "--data", "-"]) == 2
+    assert "- is not what the run was begun with" in capsys.readouterr().err
+    assert json.loads(Path("moved/config.json").read_text(encoding="utf-8"))["data"] == "data"
+    assert not os.listdir(tmp_path / "cache") or os.listdir(tmp_path / "cache") == ["baselines"]
+
+
+def test_what_a_pipe_cannot_give_is_one_sentence(tmp_path, pipe, capsys, monkeypatch):
+    for content, message in ((b"", "standard input is empty"), (b"x" * 39, "standard input has 39 bytes")):
+        pipe(content)
+        assert main([*TINY, "--data", "-", "--out", "a"]) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "a").exists()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "data").write_text("mine", encoding="utf-8")
+    pipe(EVERY_BYTE)
+    assert main([*TINY, "--data", "-", "--out", "b"]) == 2
+    assert "b holds data already: name another --out" in capsys.readouterr().err
+    assert (tmp_path / "b" / "data").read_text(encoding="utf-8") == "mine"
+    monkeypatch.setattr("sys.stdin", None)
+    assert main([*TINY, "--data", "-"]) == 2
+    assert "there is no standard input to read" in capsys.readouterr().err
+    two = replace(Precision.pick("cpu", "float32"), team=Team(size=2))
+    with pytest.raises(InputError, match="several processes cannot share standard input"):
+        Run.create(tmp_path / "c", "tiny", PRESETS["tiny"], "-", precision=two)
+
+
+def test_without_out_a_run_on_a_pipe_is_called_after_it(pipe):
+    pipe(EVERY_BYTE)
+    assert main([*TINY, "--data", "-"]) == 0
+    assert os.listdir("runs") == ["tiny-stdin-1"]
 
 
 def test_out_of_memory_says_what_would_save_how_much(tmp_path, monkeypatch, capsys):

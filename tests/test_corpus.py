@@ -42,7 +42,7 @@ def test_own_file_is_mapped_not_read(tmp_path):
 
 @pytest.mark.parametrize(
     "size, message",
-    [(None, "no file at"), (0, "own is empty"), (39, "has 39 bytes; a file needs at least 40")],
+    [(None, "no file at"), (0, "own is empty"), (39, "has 39 bytes; a corpus needs at least 40")],
 )
 def test_bad_files(tmp_path, size, message):
     if size is not None:

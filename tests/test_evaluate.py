@@ -3,6 +3,8 @@ import json
 import math
 import sys
 import threading
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +12,9 @@ import torch
 from torch.nn import functional as F
 
 from shalab import SHARNN, InputError, ModelConfig
-from shalab.baselines import _block_start, archivers, baselines, compressed_size, compressor_bpc
+from shalab.baselines import COMPRESSORS, _block_start, archivers, baselines, compressed_size, compressor_bpc
 from shalab.bundled import assets_dir
-from shalab.corpus import Corpus, load_corpus
+from shalab.corpus import Corpus, cache_dir, load_corpus
 from shalab.device import Precision
 from shalab.evaluate import Dynamic, charges, dynamic_charges, dynamic_evaluate, evaluate
 from shalab.generate import as_text, generate, generate_batch, sample
@@ -129,6 +131,60 @@ def test_baselines_are_the_known_figures():
     assert found["xz -9e"] == pytest.approx((1.987, 2.608), abs=0.001)
     assert found["uniform"] == (8, 8) and 4.9 < found["unigram"][0] < 5.3
     assert compressed_size(enwik6.data, "bzip2 -9") == 281_323
+
+
+def test_baselines_are_computed_once_for_the_same_bytes_and_compressors(monkeypatch):
+    data, calls = load_corpus("enwik6").data[:50_000], []
+    bounds = {"valid": (40_000, 45_000), "test": (45_000, 50_000)}
+
+    def counting(*arguments):
+        calls.append(arguments)
+        return compressor_bpc(*arguments)
+
+    def n_calls(data, bounds):
+        calls.clear()
+        assert baselines(data, bounds).keys() == first.keys()
+        return len(calls)
+
+    monkeypatch.setattr("shalab.baselines.compressor_bpc", counting)
+    first = baselines(data, bounds)
+    assert len(calls) == 6 and baselines(data.copy(), bounds) == first and len(calls) == 6
+    assert n_calls(data, {**bounds, "valid": (40_000, 44_000)}) == 6
+    assert n_calls(np.where(data == 32, 33, data).astype(np.uint8), bounds) == 6
+    assert n_calls(data, bounds) == 0
+    monkeypatch.setitem(COMPRESSORS, "gzip -9", replace(COMPRESSORS["gzip -9"], start=lambda: zlib.compressobj(8)))
+    assert n_calls(data, bounds) == 6 and n_calls(data, bounds) == 0
+
+
+@pytest.mark.parametrize("damage", ["a digit", "cut", "other", "folder"])
+def test_a_damaged_score_is_computed_anew(damage):
+    data = load_corpus("enwik6").data[:50_000]
+    bounds = {"valid": (40_000, 45_000), "test": (45_000, 50_000)}
+    first = baselines(data, bounds)
+    (path,) = (cache_dir() / "baselines").iterdir()
+    whole = path.read_text(encoding="utf-8")
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        digit = whole.replace(str(first["gzip -9"][0]), "1.0625")
+        bad = {"a digit": digit, "cut": whole[:-40], "other": "[3]"}[damage]
+        assert bad != whole
+        path.write_text(bad, encoding="utf-8")
+    assert baselines(data, bounds) == first
+    if damage != "folder":
+        assert path.read_text(encoding="utf-8") == whole
+
+
+def test_baselines_tell_how_far_they_are_on_a_large_corpus_only(monkeypatch, capsys):
+    data = load_corpus("enwik6").data[:50_000]
+    bounds = {"valid": (40_000, 45_000), "test": (45_000, 50_000)}
+    baselines(data, bounds)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr("shalab.baselines.LARGE", 50_000)
+    baselines(data, {**bounds, "valid": (40_000, 44_000)})
+    out, err = capsys.readouterr()
+    assert "xz -9e: 100%" in err and "\n" in err and not out
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Costs by formula, against what PyTorch counts and what a process takes."""
 
+import os
+import re
 import sys
 from dataclasses import replace
 
@@ -12,13 +14,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from shalab import SHARNN, InputError, ModelConfig
+from shalab import SHARNN, InputError, ModelConfig, calibrate
+from shalab.calibrate import here, seconds_per_update
 from shalab.cli import main
+from shalab.corpus import cache_dir
+from shalab.device import Precision
+from shalab.door import plain
 from shalab.laboratory.scaling import Size, measure
 from shalab.optim import Lamb
 from shalab.plan import CARDS, CPU, GPU, Card, multiply_adds, plan, savings, update_cost
 from shalab.presets import PRESETS, Budget
-from shalab.train import TrainConfig
+from shalab.train import TrainConfig, Trainer
 
 SIZE = Size(ModelConfig(256, 64, 192, n_layers=3, attention_layers=(1,), max_context=300), bptt=50, batch_size=7)
 
@@ -155,14 +161,125 @@ def test_time_follows_the_cards_figures():
     assert cost.seconds(Card(8, 100, 500)) == pytest.approx(arithmetic + traffic)
     preset = replace(PRESETS["paper"], budget=Budget(steps=3600))
     assert plan(preset, 10**6, CARDS)[0].hours == pytest.approx(cost.seconds(CARDS["RTX 4060"]))
+    here_by_hand = plan(preset, 10**6, {"mine": Card(8, 100, 500)})[0]
+    assert here_by_hand.kwh is None and here_by_hand.n_bytes is None
     epoch_s = plan(replace(PRESETS["paper"], budget=Budget(epochs=1)), 90_000_000, CARDS)[1].hours * 3600
     assert epoch_s == pytest.approx(1800, rel=0.15)  # published: half an hour on a TITAN V
 
 
-def test_the_plan_of_the_paper_is_a_table_of_cards(capsys):
+@pytest.fixture
+def measured(monkeypatch):
+    """Calibrations say at once: 2 s and a millisecond per byte of the window. The presets that were asked about."""
+    calls = []
+    line = {"fixed": 2.0, "per_byte": 1e-3}
+    monkeypatch.setattr("shalab.calibrate.measure", lambda preset, precision: calls.append(preset) or line)
+    return calls
+
+
+def test_the_plan_of_the_paper_is_a_table_of_this_machine_and_cards(measured, capsys, monkeypatch):
+    monkeypatch.setattr(Precision, "memory_bytes", lambda precision: 16_000_000_000)
     assert main(["plan"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    memories = [float(line[12:19]) for line in lines if "kB/s" in line]
+    own, *rows = [line for line in capsys.readouterr().out.splitlines() if "kB/s" in line]
+    memories = [float(line[12:19]) for line in rows]
     assert len(memories) >= 6 and min(memories) == 8 and max(memories) == 141
+    assert all(re.search(r" h +[\d.]+ kWh$", line) for line in rows)
+    assert own.split()[:4] == ["this", "machine", "16", "GB"] and "5.4 kB/s" in own  # 16 x 1024 bytes in 3.024 s
     assert main(["plan", "--card", "3", "20", "200"]) == 0
-    assert "does not fit" in capsys.readouterr().out
+    assert "your card         3 GB" in (out := capsys.readouterr().out) and "does not fit" in out
+    monkeypatch.setattr(Precision, "memory_bytes", lambda precision: None)
+    assert main(["plan", "--preset", "laptop", "--data", "enwik6"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^this machine +\? GB .* 5.0 min +\d.\d Wh +0.1 MB +0.2$", out, re.M), (
+        out
+    )  # 1024 bytes in 2.064 s
+    assert "by 45 W, assumed" in out or "by 300 W, assumed" in out
+
+
+def test_time_and_energy_here_follow_the_calibration(measured, precision):
+    preset = replace(PRESETS["paper"], budget=Budget(steps=100))
+    own = here(preset, 10**6, precision)
+    assert own.hours == pytest.approx(100 * (2 + 1024e-3) / 3600) and own.kwh == pytest.approx(own.hours * 0.045)
+    assert own.peak_gb == pytest.approx(update_cost(preset.model, preset.train, CPU).peak_bytes / 1e9)
+    own = here(PRESETS["laptop"], 10**6, precision)
+    assert own.hours == 5 / 60 and own.n_bytes == pytest.approx(300 * 1024 / (2 + 64e-3))
+    with pytest.raises(InputError, match="31 training bytes cannot feed"):
+        here(preset, 31, precision)
+
+
+def test_cards_have_their_energy():
+    for row in plan(PRESETS["paper"], 90_000_000, CARDS):
+        assert row.kwh == pytest.approx(row.hours * CARDS[row.card].watts / 1000)
+
+
+@pytest.mark.parametrize("damage", ["", '{"key": 3}', "digit"])
+def test_a_machine_is_measured_once_for_what_its_speed_depends_on(measured, damage, monkeypatch):
+    tiny, precision = PRESETS["tiny"], Precision.pick("cpu", "float32")
+    first = seconds_per_update(tiny, precision)
+    assert seconds_per_update(tiny, precision) == first and len(measured) == 1
+    seconds_per_update(replace(tiny, train=replace(tiny.train, batch_size=4)), precision)
+    seconds_per_update(replace(tiny, model=replace(tiny.model, d_boom=96)), precision)
+    seconds_per_update(tiny, Precision.pick("cpu", "bfloat16"))
+    with plain():
+        seconds_per_update(tiny, precision)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: 77)
+        seconds_per_update(tiny, precision)
+    assert len(measured) == 6 and seconds_per_update(tiny, precision) == first and len(measured) == 6
+    for path in (cache_dir() / "speed").iterdir():
+        text = path.read_text(encoding="utf-8").replace('"fixed": 2.0', '"fixed": 3.0')
+        path.write_text(text if damage == "digit" else damage, encoding="utf-8")
+    assert seconds_per_update(tiny, precision) == first and len(measured) == 7
+
+
+@pytest.mark.parametrize("memory_gb, fewer", [(None, False), (100, False), (3.8, True)])
+def test_two_short_windows_tell_how_long_an_update_takes(memory_gb, fewer, precision, monkeypatch):
+    """An update takes 0.1 s, and 2 ms per byte and stream."""
+    streams = []
+
+    class Evenly:
+        def __init__(self, preset, train, precision):
+            streams.append(train.batch_size)
+
+        def update(self, bptt):
+            assert bptt < 200, "not grown further than needed"
+            return 0.1 + 2e-3 * bptt * streams[0]
+
+        updates = update
+
+    monkeypatch.setattr(calibrate, "_Timed", Evenly)
+    monkeypatch.setattr(Precision, "memory_bytes", lambda precision: memory_gb and memory_gb * 1e9)
+    line = calibrate.measure(PRESETS["paper"], precision)
+    assert line == pytest.approx({"fixed": 0.1, "per_byte": 2e-3 * 16}) and (streams[0] < 16) == fewer
+
+
+def test_a_machine_without_room_for_one_stream_is_not_measured(precision, monkeypatch, capsys):
+    monkeypatch.setattr(Precision, "memory_bytes", lambda precision: 3_000_000_000)
+    assert calibrate.measure(PRESETS["paper"], precision) is None
+    assert main(["plan"]) == 0
+    assert re.search(r"^this machine +3 GB .* \? kB/s +does not fit$", capsys.readouterr().out, re.M)
+
+
+@pytest.mark.parametrize("heads", [(), (0, 1)])
+def test_a_calibration_is_of_the_presets_own_model_and_leaves_no_trace(heads, precision, monkeypatch):
+    monkeypatch.setattr("shalab.calibrate.ROUNDS_S", 0.01)
+    tiny = PRESETS["tiny"]
+    tiny = replace(tiny, model=replace(tiny.model, attention_layers=heads, vocab_size=17))
+    before, memories = torch.get_rng_state(), set()
+    update = Trainer.update
+
+    def watched(trainer):
+        if heads:
+            memories.add(len(trainer.state.memory[0]))
+        assert trainer.model.config == tiny.model and trainer.config.batch_size == 8
+        return update(trainer)
+
+    monkeypatch.setattr(Trainer, "update", watched)
+    line = calibrate.measure(tiny, precision)
+    assert line["per_byte"] > 0 and line["fixed"] >= 0 and torch.equal(torch.get_rng_state(), before)
+    assert not heads or min(memories) >= 64 - 32, "the memory is full at each update"
+
+
+def test_a_system_that_does_not_tell_its_memory_is_no_failure(precision, monkeypatch):
+    assert precision.memory_bytes() is None or precision.memory_bytes() > 1e8
+    monkeypatch.delattr(os, "sysconf", raising=False)
+    assert precision.memory_bytes() is None

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from shalab import InputError, ModelConfig
-from shalab.checkpoint import BEFORE, NEWEST, load_checkpoint, load_model, save_checkpoint
+from shalab.checkpoint import BEFORE, NEWEST, load_checkpoint, load_model, save_checkpoint, weights_sha256
 from shalab.cli import main
 from shalab.device import Precision
 from shalab.divergence import NonFiniteError
@@ -774,6 +774,133 @@ def test_a_loss_scale_that_does_not_help_is_said(make):
     with pytest.raises(NonFiniteError, match="step 17: a gradient, .* --resume --dtype float32"):
         list(run.events())
     assert all(t.isfinite().all() for t in load_checkpoint("a")["model"].values())
+
+
+# Trained weights to begin with
+
+OTHER = replace(PRESET, model=ModelConfig(256, 22, 22, n_layers=1, attention_layers=(), max_context=5))
+
+
+@pytest.fixture
+def source(make):
+    """A finished run, and its export, that are on other bytes than what comes next."""
+    run = make("source")
+    run.finish()
+    export("source", "shared")
+    Path("mine.txt").write_bytes(b"Mine, and nobody else's. " * 80)
+    return run
+
+
+def begun(folder, init_from, preset=PRESET, precision=None):
+    return Run.create(Path(folder), "own", preset, "mine.txt", 4, precision=precision, init_from=init_from)
+
+
+@pytest.mark.parametrize("place", ["source", "source/checkpoint.pt", "shared", "shared/checkpoint.pt"])
+def test_a_run_begins_with_trained_weights_and_says_which(source, tmp_path, place, precision, capsys):
+    run = begun("a", place, OTHER, precision)
+    said = capsys.readouterr().err
+    assert f"shalab: the model is that of {place}: d_model 11 instead of 22, d_boom 33 instead of 22" in said
+    assert len(said.splitlines()) == 1
+    rounded = place.startswith("shared")
+    for name, tensor in run.trainer.model.state_dict().items():
+        best = source.trainer.best[name]
+        assert torch.equal(tensor, best.half().float() if rounded else best)
+    assert not run.trainer.optimizer.state and run.trainer.step == 0 and run.trainer.best_bpc == math.inf
+    config = json.loads(Path("a/config.json").read_text(encoding="utf-8"))
+    assert config["init_from"]["name"] == place and config["model"]["d_model"] == 11
+    same_weights = weights_sha256(load_model(Path("shared" if rounded else "source")))
+    assert config["init_from"]["sha256"] == same_weights and str(tmp_path) not in json.dumps(config["init_from"])
+    assert list(run.events())[-1] == EndEvent(31, "finished")
+    assert run.finish()["data"] == "mine.txt"
+    export("a", "b")
+    assert load_checkpoint("b")["config"]["init_from"]["name"] == place
+
+
+def test_the_weights_hash_tells_a_bit(source):
+    model = load_model("source")
+    before = weights_sha256(model)
+    model.decoder.bias.data[7] += 2**-20
+    assert weights_sha256(model) != before
+
+
+@pytest.mark.parametrize("until", [0, 13])
+def test_a_run_from_trained_weights_goes_on_without_their_source(source, precision, until, capsys):
+    expected = begun("b", "source", precision=precision)
+    list(expected.events())
+    run = begun("a", "source", precision=precision)
+    for event in run.events() if until else ():
+        if event.step >= until:
+            run.stop.set()
+    del run
+    shutil.rmtree("source")
+    resumed = Run.resume("a")
+    assert resumed.trainer.step == until
+    list(resumed.events())
+    same(expected, resumed)
+    assert not capsys.readouterr().err
+
+
+def test_a_run_that_lost_its_first_weights_does_not_begin_with_others(source, capsys):
+    begun("a", "source")
+    os.remove("a/checkpoint.pt")
+    assert main(["train", "--resume", "--out", "a"]) == 2
+    error = capsys.readouterr().err
+    assert "a has no checkpoint, and so not the weights of source that it began with" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_run_from_before_origins_were_kept_is_resumed(make):
+    expected = make("b")
+    make("a", 13)
+    content = load_checkpoint("a")
+    assert content["config"].pop("init_from") is None
+    save_checkpoint(Path("a") / NEWEST, content)
+    config = json.loads(Path("a/config.json").read_text(encoding="utf-8"))
+    assert config.pop("init_from") is None
+    Path("a/config.json").write_text(json.dumps(config), encoding="utf-8")
+    run = Run.resume("a")
+    list(run.events())
+    same(expected, run)
+
+
+def test_the_command_line_begins_with_trained_weights(source, capsys):
+    train = ["train", "--preset", "tiny", "--data", "mine.txt", "--steps", "6", "--device", "cpu"]
+    capsys.readouterr()
+    assert main([*train, "--init-from", "shared", "--out", "a"]) == 0
+    out, err = capsys.readouterr()
+    assert "shalab: the model is that of shared: d_model 11 instead of 32" in err
+    assert f"begun with the weights of shared, SHA-256 {weights_sha256(load_model('shared'))}" in out
+    assert json.loads(Path("a/config.json").read_text(encoding="utf-8"))["train"]["lr"] == 1e-2, "the preset's recipe"
+    assert main([*train, "--init-from", "shared", "--out", "b", "--d-model", "12", "--max-context", "23"]) == 2
+    error = capsys.readouterr().err
+    assert "keeps to the model of shared, which has d_model 11 instead of 12: leave that option out" in error
+    assert main([*train, "--init-from", "shared", "--out", "b", "--config", "source/config.json"]) == 0
+    Path("recipe.toml").write_text("[model]\nd_modle = 11", encoding="utf-8")
+    assert main([*train, "--init-from", "shared", "--out", "c", "--config", "recipe.toml"]) == 2
+    assert "d_modle" in capsys.readouterr().err
+    resume = ["train", "--resume", "--out", "a"]
+    assert main([*resume, "--init-from", "shared"]) == main(resume) == 0
+    capsys.readouterr()
+    for folder, asked, began in (("a", "source", "shared"), ("source", "shared", "drawn weights")):
+        assert main(["train", "--resume", "--out", folder, "--init-from", asked]) == 2
+        error = capsys.readouterr().err
+        assert f"{folder} was begun with {began}: leave out --init-from" in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", ["absent", "mine.txt", "."])
+def test_weights_that_are_not_there_are_one_sentence(source, place, capsys):
+    for more in ([], ["--d-model", "12"]):
+        assert main(["train", "--data", "mine.txt", "--init-from", place, "--out", "a", *more]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("shalab: ") and len(error.splitlines()) == 1 and not Path("a").exists()
+
+
+def test_bytes_that_the_trained_model_does_not_know_are_refused(source, make, capsys):
+    small = replace(PRESET, model=replace(PRESET.model, vocab_size=200))
+    make("small", 7, preset=small)
+    Path("mine.txt").write_bytes(b"\xc8" * 99)
+    with pytest.raises(InputError, match="vocab_size must be at most 256 and above 200"):
+        begun("a", "small")
 
 
 # What is read and what is shared

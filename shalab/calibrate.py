@@ -1,0 +1,133 @@
+"""How fast this machine trains a preset, from updates of its own model that are cut short, and what the run costs here.
+
+A full update of the paper's preset takes a laptop a minute or more. But an update's time grows evenly with its window:
+each time step costs the same, since the memory is full and there are as many streams, and what does not depend on the
+window is LAMB's step. So two short windows tell how long any takes. Each is timed with a full memory, the longer one
+grown until an update takes ENOUGH_S, and a straight line through both leads to the preset's window. Where that is
+short, as the laptop's, it is timed itself.
+
+Checked on one thread of a busy machine with bfloat16 instructions: in 10 s of calibration the line said 39.8 s for the
+paper's update, which took 38.0 and 39.9. That was in a process that keeps its freed memory, as `shalab plan` and
+`shalab train` do. In one that gives it back, such as a notebook's, long windows pay for that and short ones do not:
+there the line said 29.9 s, and it took 49.
+"""
+
+import platform
+import statistics
+import time
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+
+from shalab.batches import Windows
+from shalab.corpus import Corpus
+from shalab.device import Precision
+from shalab.door import TRICKS
+from shalab.kept import kept
+from shalab.model import SHARNN, State
+from shalab.plan import CPU, GPU, Plan, update_cost, used
+from shalab.presets import Preset, TrainConfig
+from shalab.train import Trainer
+
+SHORTEST = 4  # bytes per stream of the shorter window
+ENOUGH_S = 0.7  # an update as long as this is timed well enough
+ROUNDS_S = 0.5  # updates of a window are repeated for so long, and at least twice
+FEW_GB = 2.0  # what a calibration may take where nothing says how much memory there is
+
+
+def here(preset: Preset, n_train: int, precision: Precision | None = None) -> Plan:
+    """What `preset` costs on this machine: as of `plan`, but its speed is measured.
+
+    Some seconds, once: the speed is kept in the cache folder. Memory is by formula, on a CPU by that for float32; the
+    watts are assumed. Where there is too little memory even for shortened updates, speed and time are nan.
+    """
+    precision = precision or Precision.pick()
+    memory = precision.memory_bytes()
+    cost = update_cost(preset.model, preset.train, CPU if precision.on_cpu else GPU)
+    seconds = seconds_per_update(preset, precision)
+    return used(preset, n_train, str(precision), memory and memory / 1e9, cost, seconds, precision.watts)
+
+
+def seconds_per_update(preset: Preset, precision: Precision) -> float:
+    """Of training with a full memory; kept for the same preset, format, number of threads, PyTorch and machine."""
+    key = {
+        "model": asdict(preset.model),
+        "train": asdict(preset.train),
+        "precision": str(precision),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "machine": platform.node(),
+        "tricks": [name for name, trick in TRICKS.items() if trick.on],
+    }
+    line = kept("speed", key, lambda: measure(preset, precision))
+    return line["fixed"] + line["per_byte"] * preset.train.bptt if line else float("nan")
+
+
+def measure(preset: Preset, precision: Precision) -> dict[str, float] | None:
+    """Seconds of an update = fixed + per_byte x window; None if not even one stream fits into half of the memory.
+
+    Draws from generators of its own; those of PyTorch are left as they were.
+    """
+    memory = precision.memory_bytes()
+    room = memory / 2 if memory else 1e9 * FEW_GB
+    train = replace(preset.train, vary_bptt=False, log_every=1, lr=1e-6)  # noise must not make the weights infinite
+    costs = CPU if precision.on_cpu else GPU
+
+    def fits(streams: int, bptt: int) -> bool:
+        return update_cost(preset.model, replace(train, batch_size=streams, bptt=bptt), costs).peak_bytes <= room
+
+    short, streams = min(SHORTEST, train.bptt), train.batch_size
+    while streams and not fits(streams, short):
+        streams //= 2
+    if not streams:
+        return None
+    random = precision.random_state()
+    try:
+        timed = _Timed(preset, replace(train, batch_size=streams), precision)
+        long = short
+        while long < train.bptt and fits(streams, min(2 * long, train.bptt)):
+            long = min(2 * long, train.bptt)
+            if timed.update(long) >= ENOUGH_S:
+                break
+        short_s, long_s = timed.updates(short), timed.updates(long)
+    finally:
+        precision.set_random_state(random)
+    per_byte = (long_s - short_s) / (long - short) if long > short else 0.0
+    if not 0 < per_byte * long <= long_s:  # so short that what else the machine did counts for more
+        per_byte = long_s / long
+    fixed = long_s - per_byte * long
+    return {"fixed": fixed, "per_byte": per_byte * train.batch_size / streams}
+
+
+class _Timed:
+    """A training on noise, whose updates are timed with windows of any length and a full memory."""
+
+    def __init__(self, preset: Preset, train: TrainConfig, precision: Precision):
+        n_bytes = train.batch_size * (2 * (train.accumulate + 1) * train.bptt + 100)
+        noise = np.random.default_rng(0).integers(0, preset.model.vocab_size, n_bytes, np.uint8)
+        self.trainer = Trainer(SHARNN(preset.model), Corpus("noise", noise), train, precision, 10**9)
+        self.streams = self.trainer.windows.streams
+
+    def update(self, bptt: int) -> float:
+        """Seconds of one update."""
+        trainer, model = self.trainer, self.trainer.model.config
+        shape, place = (trainer.config.batch_size, model.d_model), trainer.precision.place
+        left = self.streams.n_positions - trainer.windows.cursor
+        if trainer.windows.bptt != bptt or left < (trainer.config.accumulate + 1) * bptt:
+            trainer.windows = Windows(self.streams, bptt, False, 0, place)
+            trainer.windows.cursor = 1  # at 0 an epoch begins, without memory
+            hidden, memory = place(torch.zeros(1, *shape)), place(torch.randn(model.max_context, *shape))
+            layers = range(model.n_layers)
+            memories = tuple(memory if layer in model.attention_layers else None for layer in layers)
+            trainer.state = State(tuple((hidden, hidden) for _ in layers), memories)
+        began = time.perf_counter()
+        trainer.update()
+        return time.perf_counter() - began
+
+    def updates(self, bptt: int) -> float:
+        """Seconds of an update: the median of some, after one that warms up."""
+        seconds = [self.update(bptt)]
+        while len(seconds) < 3 or sum(seconds) < ROUNDS_S:
+            seconds.append(self.update(bptt))
+        return statistics.median(seconds[1:])
