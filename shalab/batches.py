@@ -35,8 +35,7 @@ class Streams:
 
     def window(self, cursor: int, bptt: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of one window: x, y int64, (T, B) each, with T = bptt or what is left of the streams."""
-        ids = self._streams[:, cursor : cursor + bptt + 1].T.astype(np.int64)  # (T + 1, B)
-        ids = torch.from_numpy(ids)
+        ids = torch.from_numpy(self._streams[:, cursor : cursor + bptt + 1].T.astype(np.int64))  # (T + 1, B)
         return ids[:-1], ids[1:]
 
 
@@ -76,6 +75,7 @@ class Windows:
     def next(self) -> tuple[Tensor, Tensor, bool]:
         """x, y (T, B) on the device, and whether they begin an epoch."""
         self.prefetch()
+        assert self._next
         (begin, _, x, y), self._next = self._next, None
         self.cursor = begin + len(x)
         return x, y, begin == 0

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -180,9 +181,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_fields(group, config: type) -> None:
     """An option for each field of a dataclass, explained by the class's docstring."""
-    text = re.sub(r"\n {2,}", " ", inspect.getdoc(config))  # an explanation's further lines are indented
+    text = re.sub(r"\n {2,}", " ", inspect.getdoc(config) or "")  # an explanation's further lines are indented
     explained = dict(re.findall(r"^(\w+) +(.+)$", text, re.MULTILINE))
-    kinds = {
+    kinds: dict[Any, dict[str, Any]] = {
         int: {"type": int, "metavar": "N"},
         float: {"type": float, "metavar": "X"},
         float | None: {"type": number_or_none, "metavar": "X"},
@@ -281,8 +282,8 @@ def _scoring_s(run: Run) -> float:
 
     def reading(n_streams: int) -> float:
         n = min(1024 * n_streams, middle - begin)
-        how = {"n_streams": min(n, n_streams), "context": 0}
-        return per_byte(n, lambda: evaluate(model, data, begin, begin + n, run.precision, **how))
+        streams = min(n, n_streams)
+        return per_byte(n, lambda: evaluate(model, data, begin, begin + n, run.precision, n_streams=streams, context=0))
 
     writing = per_byte(20, lambda: list(generate(model, b"\n", 20, run.precision)))
     valid = min(middle - begin, config.valid_bytes or middle) + 2 * config.batch_size * model.max_context
@@ -323,7 +324,7 @@ def _given(options, *names: str) -> dict:
 
 def _changes(options) -> dict[str, dict]:
     """The fields of the model's and the training's configuration that --config and the options change."""
-    changes = {part: {} for part in CONFIGS}
+    changes: dict[str, dict] = {part: {} for part in CONFIGS}
     if options.config:
         path = Path(options.config)
         try:
@@ -354,8 +355,6 @@ def _resumed(options, team: Team) -> Run:
         place, began = Path(options.init_from).resolve(), config.init_from.name if config.init_from else "drawn weights"
         if began not in (place.name, f"{place.parent.name}/{place.name}"):
             raise InputError(f"{run.folder} was begun with {began}: leave out --init-from, or name another --out")
-    if options.change:
-        return run
     stored = {**vars(config), **vars(config.model), **vars(config.train), **vars(config.budget)}
     for name, value in asked.items():
         if stored.get(name) != (tuple(value) if isinstance(value, list) else value):
@@ -370,7 +369,8 @@ class Progress:
     """A run's events, or their lines in metrics.jsonl, as a progress bar with a line per evaluation."""
 
     def __init__(self, step: int, total_steps: int | None, best_bpc: float | None):
-        self.smooth, self.valid = None, f"{best_bpc:.3f}" if best_bpc is not None and best_bpc < math.inf else "-"
+        self.smooth: float | None = None
+        self.valid = f"{best_bpc:.3f}" if best_bpc is not None and best_bpc < math.inf else "-"
         self.bar = tqdm(total=total_steps, initial=step, unit="step", disable=None)
 
     def show(self, line: dict) -> None:

@@ -21,8 +21,8 @@ def export(folder: Path, out: Path) -> None:
     folder, out = Path(folder), Path(out)
     if not (folder / "result.json").exists():
         raise InputError(f"{folder} holds no finished run: shalab train --resume --out {folder}")
-    config = RunConfig.read(folder)
-    config = asdict(replace(config, data=config.data if config.data in SOURCES else Path(config.data).name))
+    own = RunConfig.read(folder)
+    config = asdict(replace(own, data=own.data if own.data in SOURCES else Path(own.data).name))
     content, path = newest(folder)
     model_config(content, path)
     try:

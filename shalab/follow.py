@@ -151,6 +151,7 @@ def launch(
     budget: Budget | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    init_from: str | None = None,
 ) -> Follower:
     """Begins a run like `Run.create`, in a process of its own that goes on when this one ends.
 
@@ -161,10 +162,12 @@ def launch(
     unit, amount = (budget or preset.budget).given
     with tempfile.TemporaryDirectory() as place:
         config = Path(place) / "config.json"
-        write_json(config, {"model": asdict(preset.model), "train": asdict(preset.train)})
+        model = {} if init_from else {"model": asdict(preset.model)}  # else the trained weights decide its shape
+        write_json(config, {**model, "train": asdict(preset.train)})
+        origin = ["--init-from", init_from] if init_from else []
         return _start(
             folder, "--preset", name, "--config", str(config), "--data", data, "--seed", str(seed), f"--{unit}",
-            str(amount), "--device", device, "--dtype", dtype,
+            str(amount), "--device", device, "--dtype", dtype, *origin,
         )  # fmt: skip
 
 

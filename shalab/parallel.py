@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from shalab.errors import InputError
 
@@ -34,11 +36,11 @@ class Team:
         if size == 1:
             return ALONE
         if not distributed.is_initialized():
-            store, rank, size = next(distributed.rendezvous("env://"))
+            store, rank, size = next(rendezvous("env://"))
             # A restarted worker finds the store of the attempt before, with the addresses of processes that are gone.
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
-                store = distributed.PrefixStore(f"attempt {attempt}", store)
+                store = PrefixStore(f"attempt {attempt}", store)
             distributed.init_process_group(store=store, rank=rank, world_size=size)  # gloo for CPUs, NCCL for GPUs
             atexit.register(distributed.destroy_process_group)  # else its threads may outlive the interpreter
         return cls(rank, size, local_rank, os.getppid())

@@ -170,7 +170,7 @@ class Run(Background):
             )
         if content and content["version"] < VERSION:
             raise InputError(f"{path} is of an older shalab: finish the run there, or begin another with --out")
-        if content:
+        if path:
             model_config(content, path)
         config = config.with_changes(changes or {}, len(corpus.split("train")))
         latest = formats[-1] if formats else config.begun

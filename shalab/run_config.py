@@ -103,17 +103,15 @@ class RunConfig:
         """
         own = {"preset": self.preset, "seed": self.seed, **vars(self.model), **vars(self.train), **vars(self.budget)}
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        values = {name: value for name, value in values.items() if value != own[name]}
+        values = {name: value for name, value in values.items() if value != own.get(name)}
         if fixed := [name for name in values if name not in CHANGEABLE and name not in MOST]:
             raise InputError(f"a run that has begun keeps its {', '.join(fixed)}: name another --out for a new one")
         if not values:
             return self
         given = {unit: values.pop(unit) for unit in MOST if unit in values}
         budget = Budget(**given) if given else self.budget
-        model, train = (
-            replace(part, **{name: value for name, value in values.items() if name in vars(part)})
-            for part in (self.model, self.train)
-        )
+        model = replace(self.model, **{name: value for name, value in values.items() if name in vars(self.model)})
+        train = replace(self.train, **{name: value for name, value in values.items() if name in vars(self.train)})
         total_steps = budget.total_steps(n_train, train, self.seed)
         changes = self.changes + 1
         return replace(self, budget=budget, model=model, train=train, total_steps=total_steps, changes=changes)

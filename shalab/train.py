@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,14 +48,15 @@ class Trainer:
         self.total_steps, self.minutes, self.seed = total_steps, minutes, seed
         self.model = precision.place(model)
         model.checkpoint_blocks = config.checkpoint_blocks
+        self.optimizer: torch.optim.Optimizer
         if config.optimizer == "lamb":
-            options = {"lr": config.lr, "weight_decay": config.weight_decay, "min_trust": config.min_trust}
-            self.optimizer = Lamb(model.parameters(), **options)
+            decay, min_trust = config.weight_decay, config.min_trust
+            self.optimizer = Lamb(model.parameters(), config.lr, weight_decay=decay, min_trust=min_trust)
         else:
             self.optimizer = adamw(model.parameters(), config.lr, config.weight_decay)
         self.scaler = precision.scaler()
         self.team = precision.team
-        self.parallel_model = self.team.model(self.model)
+        self.parallel_model: Callable = self.team.model(self.model)
         if config.compile:
             self.parallel_model = compiled(self.parallel_model)
         self.share = self.team.share(config.batch_size)
@@ -98,7 +100,7 @@ class Trainer:
         """Predict, charge, differentiate, clip, step. Returns loss and gradient norm if they are to be reported."""
         self.model.train()
         self.optimizer.zero_grad()
-        loss_nats = 0.0  # then a tensor, for which nobody waits
+        loss_nats: Any = 0.0  # then a tensor, for which nobody waits
         for _ in range(self.config.accumulate):
             x, y = self.next_window()  # (T, B) each
             with self.precision.autocast():
@@ -124,9 +126,9 @@ class Trainer:
         stop = stop or threading.Event()
         while not self.team.ends(stop.is_set()) and not self.finished:
             if self._evaluation_due():  # before the next update, so that a run that was stopped here evaluates first
-                if (event := self.evaluate(stop)) is None:
+                if (score := self.evaluate(stop)) is None:
                     break
-                yield event
+                yield score
                 if self.config.sample_bytes:
                     yield self.sample()
             else:
@@ -200,7 +202,7 @@ class Trainer:
 
         total_steps: None for a run of minutes.
         """
-        self.total_steps = total_steps or steps_by_clock(self.step, self.elapsed_s, self.minutes)
+        self.total_steps = total_steps or steps_by_clock(self.step, self.elapsed_s, self.minutes or 0.0)
         self.scored = evaluations_by(self.step, self.total_steps, self.config.evaluations)
         self.cooled = self.step >= cooldown_start(self.total_steps)
         self.saved = False

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,16 @@ def test_a_launched_run_is_the_run_that_create_makes(precision):
     assert same("plain", "a") and lines == read_metrics("a") and follower.process is None
     assert follower.result()["test_bpc"] == expected["test_bpc"]
     assert not Path("a/ask").exists() and "stopped" not in Path("a/console.txt").read_text(encoding="utf-8")
+
+
+def test_a_launched_run_begins_with_trained_weights(precision):
+    list(Run.create("plain", "tiny", PRESET, "own.txt", 3, precision=precision).events())
+    other = replace(PRESET, model=replace(PRESET.model, d_model=13, d_boom=13))
+    follower = Run.launch("a", "tiny", other, "own.txt", init_from="plain")
+    follower.start()
+    follower.wait()
+    assert load_checkpoint("a")["config"]["model"]["d_model"] == 11
+    assert read_metrics("a")[0]["bpc"] < read_metrics("plain")[0]["bpc"] - 1
 
 
 KERNEL = """
