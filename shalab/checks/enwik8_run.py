@@ -5,7 +5,7 @@ import math
 import torch
 
 from shalab.checks import exercise
-from shalab.optim import cosine
+from shalab.schedules import cosine
 
 
 def _windows(generator):
