@@ -76,8 +76,9 @@ class Follower(Background):
             if owner is None and self._over():
                 if not self._ended:
                     raise InputError(
-                        f"the process that trained in {self.folder} is gone: go on from the last checkpoint with "
-                        f"proceed(), the dashboard's continue or shalab train --resume --out {self.folder}"
+                        f"the process that trained in {self.folder} is gone{self._last_words()}: go on from the last "
+                        "checkpoint with proceed(), the dashboard's continue or "
+                        f"shalab train --resume --out {self.folder}"
                     )
                 return
             state = StateEvent("paused" if owner and owner[2] == "paused" else "running")
@@ -126,6 +127,14 @@ class Follower(Background):
         here = machine == socket.gethostname()
         alive = Owner.is_held(self.folder) if here else time.monotonic() - self._sign_at < SILENCE_S
         return (process, machine, doing) if alive else None
+
+    def _last_words(self) -> str:
+        """What a launched process said of its end, if it could."""
+        with contextlib.suppress(OSError):
+            console = (self.folder / CONSOLE).read_bytes()[-4000:].decode("utf-8", "replace").strip().splitlines()
+            if console and console[-1].startswith("shalab: "):
+                return f" ({console[-1].removeprefix('shalab: ')})"
+        return ""
 
     def _over(self) -> bool:
         """Whether nobody will come: between training and scoring a process owns nothing for a moment."""
