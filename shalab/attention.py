@@ -1,4 +1,4 @@
-"""The single head: one full matrix, three static gates, and a memory that stores one vector per byte."""
+"""The single head: a matrix for the queries, three static gates, and a memory that stores one vector per byte."""
 
 import math
 from typing import TypeVar
@@ -42,7 +42,7 @@ def attention_mask(bptt: int, n_keys: int, device: torch.device | None = None) -
 
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q k^T + mask): q (..., T, D), already scaled, k (..., K, D) -> (..., T, K)"""
+    """Softmax of q k^T over the keys that the mask allows: q (..., T, D), scaled, k (..., K, D) -> (..., T, K)"""
     scores = q @ k.mT
     mask = attention_mask(q.shape[-2], k.shape[-2], scores.device)
     return scores.masked_fill(~mask, -math.inf).softmax(-1)
@@ -62,10 +62,10 @@ def last_rows(x: Rows, n: int) -> Rows:
 
 
 class AttentionHead(nn.Module):
-    """Attention over context = memory + window.
+    """Attention over context = memory + window; what it computes may be split into n_heads.
 
-    Queries come through the only full matrix; keys and values are the context itself under a static
-    gate, so the memory holds neither. Order is the LSTM's business: there are no positions.
+    Only the queries pass through a matrix. Keys and values are the rows of the context times a static gate, so one
+    stored row per byte serves as both. There are no positions: order is the LSTM's business.
     """
 
     def __init__(self, d_model: int, n_heads: int, dropout: float, collapsed: bool = False):
@@ -90,16 +90,17 @@ class AttentionHead(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """What was read (T, B, D), the memory after it (M, B, D), and, if asked for, the weights (B, N, T, K).
 
-        h, window    (T, B, D): what asks, and what is looked at beside the memory, up to and including each byte
+        h, window    (T, B, D): h gives the queries, window the rows that join the memory; query t sees them up to t
         memory       (M, B, D), without gradient; None at the beginning of a text
         max_context  rows of memory and window that attention sees; a longer window still sees all of itself
         """
+        # The memory is cut twice: here, so that this window fits beside it; at the end, as windows differ in length.
         memory = window[:0].detach() if memory is None else last_rows(memory, max_context - len(window))
         context = torch.cat([memory, window])  # (K, B, D)
         q = torch.sigmoid(self.query_gate) * self.norm_query(self.query(h))  # (T, B, D)
         k = torch.sigmoid(self.key_gate) * context
         v = self.value_gate() * context
-        q, v = drop(q, self.dropout), drop(v, self.dropout)
+        q, v = drop(q, self.dropout), drop(v, self.dropout)  # a change here needs its twin in fast/attention.py
         q, k, v = (split_heads(x, self.n_heads).transpose(0, 1) for x in (q, k, v))  # (B N, T or K, D / N)
         weights = attention_weights(q / math.sqrt(q.shape[-1]), k)  # (B N, T, K)
         read = drop(weights, self.dropout) @ v  # (B N, T, D / N)

@@ -1,4 +1,4 @@
-"""Training that diverges: a loss, a gradient, a weight or a score that is NaN or infinite ends it."""
+"""Training that diverges or overflows: a loss, a gradient, a weight or a score that is NaN or infinite ends it."""
 
 import math
 
@@ -6,11 +6,15 @@ import torch
 
 
 class NonFiniteError(ArithmeticError):
-    """Loss or gradient is NaN or infinite; the parameters are still those of the step before."""
+    """A loss, a gradient, a weight or a score is NaN or infinite. No checkpoint holds it."""
 
 
 def check_update(trainer, loss_nats: float, grad_norm: float) -> None:
-    """Called before the weights change. A loss scale above 1 skips an infinite gradient by itself and is lowered."""
+    """Called when an update is reported, before its optimizer step; and, for those not reported yet, at a checkpoint.
+
+    float16: while the loss scale is above 1, a gradient that overflows is no fault: GradScaler skips the update, halves
+    the scale, and training goes on.
+    """
     if math.isfinite(loss_nats) and (math.isfinite(grad_norm) or trainer.scaler.get_scale() > 1):
         return
     what = "the loss" if not math.isfinite(loss_nats) else "a gradient"

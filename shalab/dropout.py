@@ -19,7 +19,10 @@ class Dropout:
         return F.dropout(x, p, self.training)
 
     def draw(self) -> None:
-        """Called before a pass that will be computed a second time, with the same random numbers."""
+        """Called before a pass that will be computed a second time, with the same random numbers.
+
+        Nothing to do here: the recomputation restores PyTorch's generator. The trick fills its pool of random bytes.
+        """
 
 
 dropout = door(Dropout)

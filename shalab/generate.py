@@ -44,7 +44,8 @@ def _sampling_faults(temperature: float, top_k: int, top_p: float) -> list[str]:
 
 
 def _draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
-    """An exponential race: of clocks with rates p, clock i is the first to ring with probability p_i. (B, V) -> (B,)"""
+    """An exponential race: (B, V) -> (B,). Clock i rings at the time E / p_i, E exponential, and is the first one with
+    probability p_i; the first to ring has the largest p_i / E."""
     return (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax(-1)
 
 

@@ -23,6 +23,6 @@ def recurrent(lstm: nn.Module, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
     if hidden is not None:
         h, c = hidden
         hidden = h.to(x.dtype), c.to(x.dtype)
-    # On a CPU, autocast knows no LSTM: there it computes in the format of its weights.
+    # On a CPU, autocast does not cover the LSTM: there it computes in the format of its weights.
     with torch.autocast(x.device.type, enabled=False) if on_cpu(x) else nullcontext():
         return lstm(x, hidden)

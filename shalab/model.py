@@ -86,7 +86,7 @@ class State(NamedTuple):
     """What a model carries from window to window, per block, detached from the gradient.
 
     hidden[l]  the LSTM's (h, c), (1, B, D) each; None at the beginning of a text
-    memory[l]  (M, B, D), or None for a block without attention
+    memory[l]  (M, B, D) with M at most max_context; None for a block without attention, or at the beginning of a text
     """
 
     hidden: tuple[tuple[Tensor, Tensor] | None, ...]
@@ -173,17 +173,18 @@ class SHARNN(nn.Module):
             raise InputError(f"state is of {n_streams} streams, x of {x.shape[1]}")
         hidden, memory, weights = [], [], {}
         drop = dropout(self.training)
-        again = self.checkpoint_blocks and torch.is_grad_enabled()
-        if again:
+        recompute = self.checkpoint_blocks and torch.is_grad_enabled()
+        if recompute:
             drop.draw()
         h = drop(self.embedding(x), self.config.dropout_input)  # (T, B, D)
         for layer, block in enumerate(self.blocks):
             inputs = h, state.hidden[layer], state.memory[layer], self.max_context, drop, need_weights
-            h, pair, rows, seen = checkpoint(block, *inputs, use_reentrant=False) if again else block(*inputs)
-            hidden.append(tuple(part.detach() for part in pair))
-            memory.append(rows)
-            if seen is not None:
-                weights[layer] = seen
+            outputs = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
+            h, new_hidden, new_memory, block_weights = outputs
+            hidden.append(tuple(part.detach() for part in new_hidden))
+            memory.append(new_memory)
+            if block_weights is not None:
+                weights[layer] = block_weights
         logits = self.decoder(drop(h, self.config.dropout))  # (T, B, V)
         state = State(tuple(hidden), tuple(memory))
         return (logits, state, weights) if need_weights else (logits, state)
@@ -195,7 +196,7 @@ class SHARNN(nn.Module):
     def collapse(self) -> "SHARNN":
         """Stores each head's value vector without its training matrix, in place; returns self.
 
-        The outputs stay the same; each head loses 2D^2 + 2D parameters.
+        The outputs stay the same; each block with attention loses 2D^2 + 2D parameters.
         """
         for module in self.modules():
             if isinstance(module, OverparameterisedVector) and not self.config.collapsed:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from shalab.batches import steps_in_epochs
 from shalab.errors import ABOVE_0, AT_LEAST_0, COUNT, FLAG, NATURAL, InputError, real, refuse, whole, wrong_fields
 from shalab.model import ModelConfig
-from shalab.optim import OPTIMIZERS, SCHEDULES
+from shalab.optim import OPTIMIZERS
+from shalab.schedules import SCHEDULES
 
 
 @dataclass(frozen=True)

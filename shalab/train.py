@@ -18,8 +18,9 @@ from shalab.device import Precision, compiled
 from shalab.events import CheckpointEvent, EndEvent, EvalEvent, Event, SampleEvent, StepEvent, TrustEvent
 from shalab.generate import generate
 from shalab.model import SHARNN, State
-from shalab.optim import SCHEDULES, Lamb, adamw, cooldown_start
+from shalab.optim import Lamb, adamw
 from shalab.presets import TrainConfig
+from shalab.schedules import SCHEDULES, cooldown_start
 
 # T window, B streams, V vocabulary
 
@@ -28,7 +29,7 @@ class Trainer:
     """Trains a model, and yields events as it goes on.
 
     total_steps  length of the run, on which the learning-rate schedule depends
-    minutes      the length in training time instead: total_steps is then estimated again after each update
+    minutes      the length in training time instead: total_steps is then estimated again whenever an update is reported
     seed         of dropout and window lengths; the model was initialised before
     save         called with the training's state at each checkpoint
     """
@@ -100,7 +101,7 @@ class Trainer:
         """Predict, charge, differentiate, clip, step. Returns loss and gradient norm if they are to be reported."""
         self.model.train()
         self.optimizer.zero_grad()
-        loss_nats: Any = 0.0  # then a tensor, for which nobody waits
+        loss_nats: Any = 0.0  # then a tensor, which is not read here: nobody waits for the GPU
         for _ in range(self.config.accumulate):
             x, y = self.next_window()  # (T, B) each
             with self.precision.autocast():
@@ -115,7 +116,7 @@ class Trainer:
         parameters = list(self.model.parameters())
         norm = nn.utils.get_total_norm([p.grad for p in parameters])
         self._unreported.append((loss_nats, norm))
-        report = self._report() if report_due(self.step + 1, self.total_steps, self.config) else None
+        report = self._check_and_report() if report_due(self.step + 1, self.total_steps, self.config) else None
         nn.utils.clip_grads_with_norm_(parameters, self.config.clip, norm)  # clip
         self.scaler.step(self.optimizer)  # step
         self.scaler.update()
@@ -132,7 +133,7 @@ class Trainer:
                 if self.config.sample_bytes:
                     yield self.sample()
             else:
-                self._begin_cooldown()
+                self._restart_from_best()
                 event = self.update()
                 if event:
                     yield event
@@ -181,12 +182,12 @@ class Trainer:
         tensors = {
             name: tuple(self.optimizer.state[parameter][key].item() for key in names)
             for name, parameter in self.model.named_parameters()
-            if "trust_ratio" in self.optimizer.state[parameter]  # AdamW has none, nor an update that the scaler skipped
+            if "trust_ratio" in self.optimizer.state[parameter]  # not with AdamW, nor before the first update
         }
         return TrustEvent(self.step, tensors)
 
     def checkpoint(self) -> CheckpointEvent:
-        self._report()
+        self._check_and_report()
         divergence.check_weights(self)
         self.save(snapshot.take(self))
         self.saved, self._saved_at_s = True, self.stopwatch.elapsed_s
@@ -198,7 +199,7 @@ class Trainer:
         self.saved, self._saved_at_s = True, self.stopwatch.elapsed_s
 
     def reschedule(self, total_steps: int | None) -> None:
-        """After `load`, for a run whose length or settings have changed: its place is that in the new schedule.
+        """After `load`, for a run whose length or settings have changed: takes its place in the new schedule.
 
         total_steps: None for a run of minutes.
         """
@@ -211,8 +212,11 @@ class Trainer:
         """Every process draws its own masks, the first one as if it were alone."""
         torch.manual_seed(self.seed + self.step + 1_000_003 * self.team.rank)
 
-    def _report(self) -> tuple[float, float] | None:
-        """Mean loss since the last report and the newest gradient norm; waits for the GPU."""
+    def _check_and_report(self) -> tuple[float, float] | None:
+        """Mean loss since the last report and the newest gradient norm; waits for the GPU.
+
+        NonFiniteError if one of them overflowed, unless float16's loss scaling skips that update and lowers its scale.
+        """
         if not self._unreported:
             return None
         losses, norms = zip(*self._unreported, strict=True)
@@ -226,11 +230,11 @@ class Trainer:
         return evaluations_by(self.step, self.total_steps, self.config.evaluations) > self.scored
 
     def _checkpoint_due(self, event: StepEvent | None) -> bool:
-        """By steps, or by the clock, which is looked at when an update is reported: there all processes wait anyway."""
+        """By steps, or by the clock, which is read only when an update is reported: there all processes wait anyway."""
         by_clock = self.stopwatch.elapsed_s - self._saved_at_s >= CHECKPOINT_S
         return self.step % self.config.checkpoint_every == 0 or (event is not None and self.team.any(by_clock))
 
-    def _begin_cooldown(self) -> None:
+    def _restart_from_best(self) -> None:
         """Once, at the end of the constant rate: the best weights so far are the ones to go on from."""
         config = self.config
         restarts = config.restart_from_best and config.schedule == "constant-then-half"

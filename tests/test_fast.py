@@ -1,16 +1,19 @@
 """The tricks compute what the plain equations say, where they can; elsewhere they step aside."""
 
 import dataclasses
+import math
 import os
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from shalab import SHARNN, Lamb, ModelConfig, fast
+from shalab.attention import AttentionHead
 from shalab.device import Precision
 from shalab.door import TRICKS, door, plain, stands_in_for
 from shalab.dropout import Dropout
@@ -111,6 +114,30 @@ def test_masks_drop_as_often_as_pytorchs():
             y = drop(x, p)
             assert (y == 0).float().mean().item() == pytest.approx(p, abs=0.005)
             assert y.mean().item() == pytest.approx(1, abs=0.01)
+
+
+def test_the_trick_drops_what_the_equations_drop():
+    """Queries, values and weights, each at the head's rate. Seen to fail with `scaled_query` forgetting its dropout."""
+    head, h = AttentionHead(6, 2, 0.37), torch.randn(5, 3, 6)
+
+    def dropped(kind):
+        class Recorder(kind):
+            def __call__(self, x, p):
+                log.append((p, x.numel() // (5 * 3)))
+                return super().__call__(x, p)
+
+            def mask(self, shape, p, dtype):
+                log.append((p, math.prod(shape) // (5 * 3)))
+                return super().mask(shape, p, dtype)
+
+        log = []
+        with plain() if kind is Dropout else nullcontext():
+            head(h, h, None, 23, Recorder(True))
+        return log
+
+    queries, values, weights = dropped(Dropout)
+    assert (queries, values, weights) == ((0.37, 6), (0.37, 6), (0.37, 10))
+    assert dropped(Masks)[0] == queries and {p for p, _ in dropped(Masks)} == {0.37}
 
 
 @pytest.fixture

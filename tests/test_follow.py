@@ -176,6 +176,15 @@ def test_a_run_that_cannot_begin_says_why_and_leaves_nothing():
         Follower("own.txt")
 
 
+def test_a_process_that_ends_by_a_fault_says_which():
+    follower = launch(preset=replace(PRESET, train=replace(RECIPE, lr=4e18, warmup_steps=0)))
+    follower.start()
+    with pytest.raises(
+        InputError, match=r"trained in a is gone \(step \d+: .* not finite.*an --lr below 4e\+18\): go on"
+    ):
+        follower.wait()
+
+
 # What another machine writes
 
 

@@ -41,6 +41,14 @@ MUTATIONS = {
         "fast/attention.py", "last_rows(memory, max_context - len(window))", "last_rows(memory, max_context)",
         "test_golden.py::test_four_windows",
     ),
+    "the trick drops what the equations drop": (
+        "fast/attention.py", "drop(q, head.dropout) * (", "q * (",
+        "test_fast.py::test_the_trick_drops_what_the_equations_drop",
+    ),
+    "what is asked of a run in its folder is done": (
+        "steering.py", 'case "stop", _:', 'case "halt", _:',
+        "test_follow.py::test_pause_continue_and_stop_reach_the_process",
+    ),
     "a collapsed vector is the one that was trained": (
         "attention.py", "self.vector = nn.Parameter(self())", "self.vector = nn.Parameter(self.vector.sigmoid())",
         "test_model.py::test_collapse_changes_no_output",
@@ -106,7 +114,7 @@ MUTATIONS = {
         "test_train.py::test_learning_curve_is_the_kept_one",
     ),
     "the cool-down begins after 32 of 37 parts": (
-        "optim.py", "total_steps * 32 / 37", "total_steps * 33 / 37",
+        "schedules.py", "total_steps * 32 / 37", "total_steps * 33 / 37",
         "test_optim.py::test_schedules",
     ),
     "a checkpoint appears whole or not at all": (

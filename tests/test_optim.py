@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from shalab import InputError, Lamb
-from shalab.optim import adamw, constant_then_half, cosine, linear, warmup
+from shalab.optim import adamw
+from shalab.schedules import constant_then_half, cosine, linear, warmup
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 SHAPES = [(3, 5), (7,), (), (2, 3, 11)]

@@ -16,7 +16,7 @@ import shalab
 ROOT = Path(__file__).parents[1]
 ORDER = (
     "errors files metrics bundled corpus kept download batches parallel device door dropout lstm attention boom "
-    "induction model optim presets evaluate generate checkpoint events clock divergence snapshot train plan "
+    "induction model optim schedules presets evaluate generate checkpoint events clock divergence snapshot train plan "
     "calibrate background steering follow run_config run export cli"
 ).split()
 TOKENIZATION = "tokenizer pieces counting accounts attacks".split()

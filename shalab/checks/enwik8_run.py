@@ -20,10 +20,10 @@ from shalab.checks import _array, exercise
 from shalab.device import Precision
 from shalab.errors import InputError
 from shalab.events import read_metrics
-from shalab.optim import cosine
 from shalab.presets import PRESETS, Budget
 from shalab.run import Run
 from shalab.run_config import RunConfig
+from shalab.schedules import cosine
 
 
 def _windows(generator):

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from shalab.corpus import Corpus
 from shalab.device import Precision
 from shalab.metrics import bits_per_byte
-from shalab.optim import adamw, warmup
+from shalab.optim import adamw
+from shalab.schedules import warmup
 
 # T window, B batch, D width, N heads, V vocabulary
 
