@@ -37,7 +37,7 @@ class PowerLaw:
 def fit(n_bytes, bpc, floor: float = 0.0) -> PowerLaw:
     """The law with this floor that is nearest in logarithms: a straight line through log n and log(bpc - floor)."""
     slope, height = np.polyfit(np.log(n_bytes), np.log(np.asarray(bpc, float) - floor), 1)
-    return PowerLaw(floor, float(np.exp(height)), float(-slope))
+    return PowerLaw(float(floor), float(np.exp(height)), float(-slope))
 
 
 def fit_floor(n_bytes, bpc) -> PowerLaw:
