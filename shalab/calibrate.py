@@ -12,6 +12,7 @@ paper's update, which took 38.0 and 39.9. That was in a process that keeps its f
 there the line said 29.9 s, and it took 49.
 """
 
+import math
 import platform
 import statistics
 import time
@@ -33,7 +34,7 @@ from shalab.train import Trainer
 SHORTEST = 4  # bytes per stream of the shorter window
 ENOUGH_S = 0.7  # an update as long as this is timed well enough
 ROUNDS_S = 0.5  # updates of a window are repeated for so long, and at least twice
-FEW_GB = 2.0  # what a calibration may take where nothing says how much memory there is
+MOST_GB = 2.0  # what a calibration may take
 
 
 def here(preset: Preset, n_train: int, precision: Precision | None = None) -> Plan:
@@ -65,12 +66,13 @@ def seconds_per_update(preset: Preset, precision: Precision) -> float:
 
 
 def measure(preset: Preset, precision: Precision) -> dict[str, float] | None:
-    """Seconds of an update = fixed + per_byte x window; None if not even one stream fits into half of the memory.
+    """Seconds of an update = fixed + per_byte x window; None where not even one stream fits into MOST_GB
+    and into half of the memory.
 
     Draws from generators of its own; those of PyTorch are left as they were.
     """
     memory = precision.memory_bytes()
-    room = memory / 2 if memory else 1e9 * FEW_GB
+    room = min(1e9 * MOST_GB, memory / 2 if memory else math.inf)
     train = replace(preset.train, vary_bptt=False, log_every=1, lr=1e-6)  # noise must not make the weights infinite
     costs = CPU if precision.on_cpu else GPU
 
