@@ -42,8 +42,8 @@ def here(tmp_path, monkeypatch, text):
     Path("own.txt").write_bytes(text.tobytes())
     yield
     for path in tmp_path.rglob("owner"):  # whatever a failed test left running
-        if Owner.is_held(path.parent):
-            os.kill(Owner.read(path.parent)[0], signal.SIGTERM)
+        if Owner.is_held(path.parent) and (process := Owner.read(path.parent)[0]) != os.getpid():
+            os.kill(process, signal.SIGTERM)
 
 
 def launch(folder="a", preset=PRESET, steps=None):
