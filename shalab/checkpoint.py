@@ -1,5 +1,6 @@
 """Checkpoints: one file of plain tensors and numbers, written whole or not at all, and the one before it."""
 
+import errno
 import hashlib
 import io
 import zipfile
@@ -65,9 +66,9 @@ def _load(path: Path) -> dict:
         content = torch.load(path, map_location="cpu", weights_only=True) if whole else None
     except FileNotFoundError:
         raise Damaged(f"no checkpoint at {path}") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror or error})") from error
     except Exception as error:  # a damaged archive, and a damaged pickle inside, fail in many ways
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is a damaged place inside the archive
+            raise InputError(f"cannot read {path} ({error.strerror or error})") from error
         raise Damaged(f"{path} is damaged, cut short or no checkpoint") from error
     if not whole:
         raise Damaged(f"{path} is damaged: its content does not match its checksum")

@@ -174,7 +174,10 @@ def test_ctrl_c_ends_with_a_checkpoint_and_resume_finishes(own, tmp_path):
         ([*TINY, "--data", "short"], "short has 39 bytes; a corpus needs at least 40"),
         ([*TINY, "--data", "few", "--batch-size", "41"], "--batch-size 40 or less"),
         ([*TINY, "--data", "enwik8"], "enwik8 is not on this machine: fetch it with `shalab data enwik8`"),
-        (["train", "--preset", "huge"], "no preset is called 'huge'; there are laptop, laptop-adamw, paper"),
+        (
+            ["train", "--preset", "huge"],
+            "no preset is called 'huge'; there are laptop, laptop-adamw, overnight, evening, paper",
+        ),
         (["train", "--steps", "0"], "above 0"),
         (["train", "--minutes", "-1"], "above 0"),
         ([*TINY, "--batch-size", "0"], "batch_size must be an integer of at least 1, got 0"),

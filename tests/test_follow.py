@@ -147,7 +147,7 @@ def test_pause_continue_and_stop_reach_the_process(capsys):
     time.sleep(1)
     assert steps("a")[-1] == held
     assert main(["watch", "a", "--continue"]) == 0
-    until(lambda: steps("a")[-1] > held, "further update")
+    until(lambda: steps("a")[-1] > held and heard[-1:] == ["running"], "further update")
     assert main(["watch", "a", "--stop"]) == 0
     follower.wait()
     assert heard == ["running", "paused", "running", "over"]
