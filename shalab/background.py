@@ -38,6 +38,7 @@ class Background:
         self.listener: Callable = lambda event: None
         self._go_on = threading.Event()
         self._go_on.set()
+        self.holding = False  # whether a pause has begun: after it was asked for, what is under way comes to its end
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -75,7 +76,7 @@ class Background:
 
     @property
     def held(self) -> bool:
-        """Whether it is to hold, or holds, before the next event."""
+        """Whether it is to hold before the next event."""
         return not (self._go_on.is_set() or self.stop.is_set())
 
     def wait(self) -> None:
@@ -115,9 +116,11 @@ class Background:
     def _hold(self) -> None:
         if not self.held:
             return
+        self.holding = True
         self.listener(StateEvent("paused"))
         while self.held:
             self._go_on.wait(0.05)
+        self.holding = False
         self.listener(StateEvent("running"))
 
 

@@ -27,7 +27,7 @@ from shalab.device import Precision
 from shalab.door import TRICKS
 from shalab.kept import kept
 from shalab.model import SHARNN, State
-from shalab.plan import CPU, GPU, Plan, update_cost, used
+from shalab.plan import CPU, GPU, Plan, planned, update_cost
 from shalab.presets import Preset, TrainConfig
 from shalab.train import Trainer
 
@@ -47,7 +47,7 @@ def here(preset: Preset, n_train: int, precision: Precision | None = None) -> Pl
     memory = precision.memory_bytes()
     cost = update_cost(preset.model, preset.train, CPU if precision.on_cpu else GPU)
     seconds = seconds_per_update(preset, precision)
-    return used(preset, n_train, str(precision), memory and memory / 1e9, cost, seconds, precision.watts)
+    return planned(preset, n_train, str(precision), memory and memory / 1e9, cost, seconds, precision.watts)
 
 
 def seconds_per_update(preset: Preset, precision: Precision) -> float:

@@ -49,7 +49,8 @@ from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import Team, lost
 from shalab.plan import CARDS, Card, plan, savings
 from shalab.presets import PRESETS, Budget, TrainConfig, find_preset
-from shalab.run import Run, different
+from shalab.run import Run, other_model
+from shalab.run_config import differing
 
 CONFIGS = {"model": ModelConfig, "train": TrainConfig}
 
@@ -128,7 +129,8 @@ def parser() -> argparse.ArgumentParser:
     add = watch.add_mutually_exclusive_group().add_argument
     asking = "ask the process to %s, and do not follow it"
     add("--pause", dest="ask", action="store_const", const="pause", help=asking % "hold, with a checkpoint")
-    add("--continue", dest="ask", action="store_const", const="continue", help=asking % "go on after --pause")
+    proceed = "let it go on; a run that nobody trains is resumed here, in a process of its own"
+    add("--continue", dest="ask", action="store_const", const="continue", help=proceed)
     add("--stop", dest="ask", action="store_const", const="stop", help=asking % "stop, with a checkpoint")
     watch.set_defaults(command=watch_command)
 
@@ -300,7 +302,7 @@ def _created(options, team: Team) -> Run:
     try:
         if options.init_from and (asked := changes.pop("model")):
             source = model_config(load_checkpoint(options.init_from), options.init_from)
-            if others := different(asked, source):
+            if others := other_model(asked, source):
                 raise InputError(
                     f"--init-from keeps to the model of {options.init_from}, which has {', '.join(others)}: "
                     "leave that option out"
@@ -355,13 +357,11 @@ def _resumed(options, team: Team) -> Run:
         place, began = Path(options.init_from).resolve(), config.init_from.name if config.init_from else "drawn weights"
         if began not in (place.name, f"{place.parent.name}/{place.name}"):
             raise InputError(f"{run.folder} was begun with {began}: leave out --init-from, or name another --out")
-    stored = {**vars(config), **vars(config.model), **vars(config.train), **vars(config.budget)}
-    for name, value in asked.items():
-        if stored.get(name) != (tuple(value) if isinstance(value, list) else value):
-            raise InputError(
-                f"{run.folder} was begun with {name} {stored.get(name)}, not {value}: leave that option out, name "
-                "another --out, or add --change to go on with it"
-            )
+    for name, value in differing(config.settings, asked).items():
+        raise InputError(
+            f"{run.folder} was begun with {name} {config.settings.get(name)}, not {value}: leave that option out, name "
+            "another --out, or add --change to go on with it"
+        )
     return run
 
 
@@ -416,7 +416,10 @@ def watch_command(options) -> int:
     progress, line = Progress(0, None, None), {}
     with stop_on_interrupt(follower.stop), progress.bar:
         for line in follower.events():
-            progress.show(line)
+            try:
+                progress.show(line)
+            except (KeyError, TypeError) as error:
+                raise InputError(f"{options.run} holds a line that is none of a run's: {str(line)[:80]}") from error
     if line.get("reason") == "stopped":
         print(f"stopped at step {line['step']:,}; go on with: shalab train --resume --out {options.run}")
     if follower.finished:

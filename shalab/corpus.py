@@ -26,7 +26,7 @@ CACHE_VARIABLE = "SHALAB_CACHE"
 BLOCK = 1 << 20  # bytes read at a time when downloading, unpacking or joining
 SPLITS = ("train", "valid", "test")
 STDIN = "-"  # the name of what standard input brings
-KEPT = "data"  # the file in a run's folder that keeps it
+RUN_DATA = "data"  # the file in a run's folder that keeps it
 
 # What the trained model in assets/model pays per byte varies by 0.31 bits from one stretch of 10,000 bytes to the next
 # in enwik6's last 100,000, as much as xz and PPMd differ. Over 1,000 bytes it varies by 0.40, over 10 by 1.15.
@@ -124,18 +124,18 @@ def stored_path(name: str) -> Path:
 def canonical(name_or_path: str) -> str:
     """What a run's config.json says, so that `corpus_of_run` finds it from any folder.
 
-    A published corpus's name, a file's absolute path, or KEPT.
+    A published corpus's name, a file's absolute path, or RUN_DATA.
     """
     if name_or_path == STDIN:
-        return KEPT
+        return RUN_DATA
     return name_or_path if name_or_path in SOURCES else str(Path(name_or_path).resolve())
 
 
 def corpus_of_run(data: str, folder: Path) -> Corpus:
     """The bytes that the config.json of a run in `folder` names."""
-    if data != KEPT:
+    if data != RUN_DATA:
         return load_corpus(data)
-    return replace(load_corpus(str(folder / KEPT)), name=_PIPED)
+    return replace(load_corpus(str(folder / RUN_DATA)), name=_PIPED)
 
 
 def load_corpus(name_or_path: str) -> Corpus:

@@ -92,6 +92,8 @@ class Owner:
     The operating system holds the lock: whatever ends the process ends it. InputError names who has it.
     """
 
+    STARTS = "starting"  # or only looks whether it could: what an owner does before it says what
+
     def __init__(self, folder: Path):
         # Not at once: whoever follows the run tries the lock for an instant.
         self._lock = FileLock(folder / "owner.lock", timeout=0.2, thread_local=False)
@@ -102,7 +104,7 @@ class Owner:
             except Timeout:
                 raise InputError(f"{folder} is in use by {self._other()}: wait for its end, or stop it") from None
             self._doing = ""
-            self.sign("starting")
+            self.sign(self.STARTS)
 
     def sign(self, doing: str) -> None:
         """Says in the file owner what this process does, and that it lives."""

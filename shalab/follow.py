@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -25,7 +26,6 @@ START_S = 300.0  # for a process to import its libraries, read its data and writ
 
 # Windows' way to a process that outlives a console; elsewhere a session of its own does it.
 _FLAGS = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "DETACHED_PROCESS", 0)
-_children: list[subprocess.Popen] = []  # kept, so that Python does not warn of processes that are still running
 
 
 class Follower(Background):
@@ -74,7 +74,7 @@ class Follower(Background):
             owner = self._owner()  # before its lines, so that its last ones are not missed
             yield from self.backlog()
             if owner is None and self._over():
-                if not self._ended:
+                if self._ended != "stopped" and not self.finished:
                     raise InputError(
                         f"the process that trained in {self.folder} is gone{self._last_words()}: go on from the last "
                         "checkpoint with proceed(), the dashboard's continue or "
@@ -88,7 +88,7 @@ class Follower(Background):
             self.stop.wait(LOOK_S)
 
     def pause(self) -> None:
-        ask(self.folder, "pause")
+        self._ask("pause")
 
     def proceed(self) -> None:
         """Lets a paused process go on; if there is none, starts one that resumes the run on this machine."""
@@ -100,7 +100,12 @@ class Follower(Background):
 
     def end(self) -> None:
         """Asks the process to stop after its current update, with a checkpoint."""
-        ask(self.folder, "stop")
+        self._ask("stop")
+
+    def _ask(self, what: str) -> None:
+        if self._owner() is None:
+            raise InputError(f"no process trains in {self.folder}: there is nothing to {what}")
+        ask(self.folder, what)
 
     @property
     def finished(self) -> bool:
@@ -194,15 +199,17 @@ def _start(folder: Path, *options: str) -> Follower:
                 command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, creationflags=_FLAGS,
                 start_new_session=True,
             )  # fmt: skip
-    _children.append(process)
+    threading.Thread(target=process.wait, daemon=True).start()  # else it would stay in the system's list when it ends
     until = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < until:
         with contextlib.suppress(OSError, ValueError):
-            if Owner.read(folder)[0] == process.pid:
+            number, _, doing = Owner.read(folder)
+            if number == process.pid and doing != Owner.STARTS:
                 return Follower(folder)
         time.sleep(LOOK_S / 10)
-    if process.poll() == 0:  # it was complete
+    if process.poll() == 0:  # it was over so soon
         return Follower(folder)
+    process.kill()
     said = (folder / CONSOLE).read_bytes()[began:].decode("utf-8", "replace").strip().splitlines()
     if made:
         with contextlib.suppress(OSError):

@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 
 from shalab.errors import InputError
 
@@ -36,6 +34,9 @@ class Team:
         if size == 1:
             return ALONE
         if not distributed.is_initialized():
+            from torch.distributed.distributed_c10d import PrefixStore  # not in every build of PyTorch
+            from torch.distributed.rendezvous import rendezvous
+
             store, rank, size = next(rendezvous("env://"))
             # A restarted worker finds the store of the attempt before, with the addresses of processes that are gone.
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

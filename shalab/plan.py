@@ -194,12 +194,12 @@ def plan(preset: Preset, n_train: int, cards: dict[str, Card]) -> list[Plan]:
     """What `preset` costs on each card, for a training split of n_train bytes."""
     cost = update_cost(preset.model, preset.train)
     return [
-        used(preset, n_train, name, card.memory_gb, cost, cost.seconds(card), card.watts)
+        planned(preset, n_train, name, card.memory_gb, cost, cost.seconds(card), card.watts)
         for name, card in cards.items()
     ]  # fmt: skip
 
 
-def used(
+def planned(
     preset: Preset,
     n_train: int,
     name: str,

@@ -25,7 +25,7 @@ import torch
 
 from shalab.background import Background, stop_on_interrupt
 from shalab.checkpoint import BEFORE, NEWEST, VERSION, load_model, model_config, newest, save_checkpoint
-from shalab.corpus import KEPT, SOURCES, STDIN, Corpus, canonical, corpus_of_run, load_corpus
+from shalab.corpus import RUN_DATA, SOURCES, STDIN, Corpus, canonical, corpus_of_run, load_corpus
 from shalab.device import Precision
 from shalab.divergence import NonFiniteError
 from shalab.errors import SEED, InputError, refuse, wrong
@@ -36,7 +36,7 @@ from shalab.follow import launch
 from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import ALONE, Team
 from shalab.presets import Budget, Preset
-from shalab.run_config import Format, Origin, RunConfig
+from shalab.run_config import Format, Origin, RunConfig, differing
 from shalab.steering import steered
 from shalab.train import Trainer
 
@@ -90,7 +90,7 @@ class Run(Background):
         if init_from is not None:
             source = load_model(Path(init_from))
             origin, weights = Origin.of(init_from, source), source.state_dict()
-            if kept := different(asdict(preset.model), source.config):
+            if kept := other_model(vars(preset.model), source.config):
                 notice(f"the model is that of {init_from}: {', '.join(kept)}")
             preset = replace(preset, model=source.config)
         corpus = load_corpus(data)
@@ -110,7 +110,7 @@ class Run(Background):
             try:
                 _check_unused(folder, data)  # again: another process may have been faster
                 if data == STDIN:
-                    with replacing(folder / KEPT) as file:
+                    with replacing(folder / RUN_DATA) as file:
                         file.write(corpus.data.data)
                 run._write_beginning()
             except BaseException:
@@ -206,8 +206,10 @@ class Run(Background):
                 while True:
                     if team.any(self.held):
                         self.trainer.checkpoint()  # a paused run may wait for days
+                        self.holding = True
                         while team.any(self.held):
                             self._go_on.wait(0.05)
+                        self.holding = False
                     self._broken = True
                     with stop_on_interrupt(self.stop):
                         event = next(events, None)
@@ -388,13 +390,10 @@ def _same_corpus(config: RunConfig, data: str | None, folder: Path) -> Corpus:
     return corpus
 
 
-def different(asked: dict, model: ModelConfig) -> list[str]:
+def other_model(asked: dict, model: ModelConfig) -> list[str]:
     """Where a model's fields are others than these, in words."""
-    return [
-        f"{name} {value} instead of {asked[name]}"
-        for name, value in asdict(model).items()
-        if name in asked and value != (tuple(asked[name]) if isinstance(asked[name], list) else asked[name])
-    ]
+    others = differing(vars(model), {name: value for name, value in asked.items() if name in vars(model)})
+    return [f"{name} {getattr(model, name)} instead of {value}" for name, value in others.items()]
 
 
 def _holds(folder: Path, *names: str) -> list[str]:
@@ -413,8 +412,8 @@ def _check_unused(folder: Path, data: str) -> None:
     if there:
         raise InputError(f"{folder} holds {', '.join(there)} already: name another --out")
     if data == STDIN:
-        if _holds(folder, KEPT):
-            raise InputError(f"{folder} holds {KEPT} already: name another --out")
+        if _holds(folder, RUN_DATA):
+            raise InputError(f"{folder} holds {RUN_DATA} already: name another --out")
     elif data not in SOURCES:
         source, out = Path(data).resolve(), folder.resolve()
         if source in (out, *out.parents):

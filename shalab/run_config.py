@@ -21,6 +21,12 @@ CHANGEABLE = (
 )  # fmt: skip
 
 
+def differing(own: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """What of `asked` is otherwise in `own`; a list is as good as a tuple, since JSON and options have no tuples."""
+    asked = {name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()}
+    return {name: value for name, value in asked.items() if value != own.get(name)}
+
+
 @dataclass(frozen=True)
 class Format:
     """A device and a number format; free: the user did not ask for this format."""
@@ -101,9 +107,7 @@ class RunConfig:
         n_train: bytes of the training split, from which the steps of so many epochs follow. InputError names what
         cannot change.
         """
-        own = {"preset": self.preset, "seed": self.seed, **vars(self.model), **vars(self.train), **vars(self.budget)}
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        values = {name: value for name, value in values.items() if value != own.get(name)}
+        values = differing(self.settings, values)
         if fixed := [name for name in values if name not in CHANGEABLE and name not in MOST]:
             raise InputError(f"a run that has begun keeps its {', '.join(fixed)}: name another --out for a new one")
         if not values:
@@ -116,12 +120,18 @@ class RunConfig:
         changes = self.changes + 1
         return replace(self, budget=budget, model=model, train=train, total_steps=total_steps, changes=changes)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All fields by name, those of the model, the training and the budget among them."""
+        return {**vars(self), **vars(self.model), **vars(self.train), **vars(self.budget)}
+
     def becomes(self, later: "RunConfig") -> bool:
         """Whether `later` is this, or this with changes."""
         return self == later or (self.changes < later.changes and self._fixed() == later._fixed())
 
     def _fixed(self) -> dict[str, Any]:
-        own = {"seed": self.seed, "data_sha256": self.data_sha256, **vars(self.model), **vars(self.train)}
+        begun = {"seed": self.seed, "data_sha256": self.data_sha256, "init_from": self.init_from}
+        own = {**begun, **vars(self.model), **vars(self.train)}
         return {name: value for name, value in own.items() if name not in CHANGEABLE}
 
     @classmethod

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from shalab.files import Owner
 from shalab.follow import Follower
 from shalab.presets import Budget, Preset
 from shalab.run import Run
+from shalab.steering import LOOK_S
 from shalab.train import TrainConfig
 
 RECIPE = TrainConfig(
@@ -152,7 +154,52 @@ def test_pause_continue_and_stop_reach_the_process(capsys):
     follower.wait()
     assert heard == ["running", "paused", "running", "over"]
     assert main(["watch", "a"]) == 0
-    assert f"stopped at step {weights('a')[0]:,}; go on with: shalab train --resume --out a" in capsys.readouterr().out
+    stopped = steps("a")[-1]
+    assert f"stopped at step {stopped:,}; go on with: shalab train --resume --out a" in capsys.readouterr().out
+    for option in ("--pause", "--stop"):  # there is nobody who would hear it
+        assert main(["watch", "a", option]) == 2 and not Path("a/ask").exists()
+        assert "no process trains in a: there is nothing to" in capsys.readouterr().err
+    follower.proceed()  # in another process, which is followed again although the last line says that it was stopped
+    until(lambda: steps("a")[-1] > stopped, "update of the resumed run")
+    assert follower.alive and heard[-1] == "running"
+    follower.end()
+    follower.wait()
+
+
+def test_paused_is_said_when_the_run_holds_not_when_it_is_asked_to(precision):
+    """What is under way comes to its end first; its line, after the word, would have made the view "training" again."""
+    run = Run.create("a", "tiny", PRESET, "own.txt", 3, precision=precision)
+    events = run.events()
+    next(events)
+    Path("a/ask").write_text("pause", encoding="utf-8")
+    until(lambda: run.held, "pause")
+    time.sleep(3 * LOOK_S)
+    assert Owner.read(Path("a"))[2] == "training"
+    seen = []
+    thread = threading.Thread(target=lambda: seen.extend(events))
+    thread.start()
+    until(lambda: Owner.read(Path("a"))[2] == "paused", "sign")
+    assert not seen
+    Path("a/ask").unlink()
+    thread.join(WAIT_S)
+    assert seen[-1].reason == "finished"
+
+
+def test_a_training_that_was_never_scored_is_not_over(precision):
+    list(Run.create("a", "tiny", PRESET, "own.txt", 3, precision=precision).events())
+    follower = Follower("a")
+    follower.start()
+    with pytest.raises(InputError, match="trained in a is gone"):
+        follower.wait()
+    follower.proceed()
+    follower.wait()
+    assert follower.result()["n_steps"] == 31
+
+
+def test_a_line_that_is_none_of_a_runs_gets_a_sentence(far, capsys):
+    write([step(1)])
+    assert main(["watch", "far"]) == 2
+    assert "far holds a line that is none of a run's: {'event': 'step'" in capsys.readouterr().err
 
 
 def test_what_was_asked_of_another_process_is_not_asked_of_the_next(precision):

@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import traitlets
@@ -100,7 +100,7 @@ class Dashboard(Widget):
         return cls(None, references, history)
 
     @classmethod
-    def follow(cls, folder: Path, references: dict[str, float] | None = None) -> "Dashboard":
+    def follow(cls, folder: Path | Follower, references: dict[str, float] | None = None) -> "Dashboard":
         """Starts at once to show a run that any process trains in `folder`, with buttons that reach that process.
 
         `await dashboard.run` waits for its end. When the process is gone, "continue" resumes the run in another one.
@@ -219,9 +219,9 @@ class Dashboard(Widget):
             **({"sample": history.sample} if history.sample != since["sample"] else {}),
         }  # fmt: skip
 
-    def _proceed(self, run: Background) -> None:
+    def _do(self, act: Callable[[], None]) -> None:
         try:
-            run.proceed()
+            act()
         except InputError as error:
             self(StateEvent("failed", str(error)))
 
@@ -240,13 +240,11 @@ class Dashboard(Widget):
                     self.send_state("history")
                     self._sent = self._counts()
             case {"ask": "pause"} if self.run:
-                self.run.pause()
-            case {"ask": "continue"} if self.run:
-                threading.Thread(
-                    target=self._proceed, args=(self.run,), daemon=True
-                ).start()  # another process takes seconds to begin
+                self._do(self.run.pause)
+            case {"ask": "continue"} if self.run:  # in a thread: another process takes seconds to begin
+                threading.Thread(target=self._do, args=(self.run.proceed,), daemon=True).start()
             case {"ask": "stop"} if self.run:
-                self.run.end()
+                self._do(self.run.end)
 
 
 def _short(row) -> list:
