@@ -35,6 +35,7 @@ from shalab.files import Owner, WriteError, as_json, notice, replacing, write_js
 from shalab.follow import launch
 from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import ALONE, Team
+from shalab.plan import CPU, GPU, n_parameters
 from shalab.presets import Budget, Preset
 from shalab.run_config import Format, Origin, RunConfig, differing
 from shalab.steering import steered
@@ -54,9 +55,10 @@ class Run(Background):
         super().__init__()
         self.folder, self.config, self.corpus, self.precision = Path(folder), config, corpus, precision
         torch.manual_seed(config.seed)
+        model = _new_model(config, weights, precision)
         self.trainer = Trainer(
-            _new_model(config, weights), corpus, config.train, precision, config.total_steps or 1, config.seed,
-            self._save, config.budget.minutes,
+            model, corpus, config.train, precision, config.total_steps or 1, config.seed, self._save,
+            config.budget.minutes,
         )  # fmt: skip
         self.formats: list[Format] = []  # in which it was trained
         self._read_from: Path | None = None  # the checkpoint that it was resumed from
@@ -368,14 +370,25 @@ class Run(Background):
         return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _new_model(config: RunConfig, weights: dict | None) -> SHARNN:
+def _new_model(config: RunConfig, weights: dict | None, precision: Precision) -> SHARNN:
     try:
+        _check_room(n_parameters(config.model), precision)
         model = SHARNN(config.model)
         if weights:
             model.load_state_dict(weights)
         return model
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # how PyTorch says that it is too large
         raise InputError(f"this machine cannot hold such a model ({' '.join(str(error).split())[:160]})") from error
+
+
+def _check_room(n_parameters: int, precision: Precision) -> None:
+    """InputError before memory is taken: where there is too little, some systems end the process without a word."""
+    needed, there = (CPU if precision.on_cpu else GPU).parameter * n_parameters, precision.memory_bytes()
+    if there and needed > there:
+        raise InputError(
+            f"this machine cannot hold such a model: training {n_parameters:,} parameters takes {needed / 1e9:,.1f} GB "
+            f"and more, it has {there / 1e9:,.1f} GB"
+        )
 
 
 def _same_corpus(config: RunConfig, data: str | None, folder: Path) -> Corpus:

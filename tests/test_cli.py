@@ -395,6 +395,16 @@ def test_without_out_a_run_on_a_pipe_is_called_after_it(pipe):
     assert os.listdir("runs") == ["tiny-stdin-1"]
 
 
+def test_a_model_that_is_too_large_takes_no_memory(capsys, monkeypatch, tmp_path):
+    """Its embedding alone would have taken 10 GB before its LSTM was found to be too large."""
+    monkeypatch.setattr("shalab.run.SHARNN", None)
+    assert main([*TINY, "--d-model", "10000000", "--d-boom", "10000000", "--out", str(tmp_path / "a")]) == 2
+    assert "cannot hold such a model: training " in (said := capsys.readouterr().err) and "it has" in said
+    monkeypatch.setattr(Precision, "memory_bytes", lambda precision: 500_000)
+    assert main([*TINY, "--out", str(tmp_path / "a")]) == 2
+    assert " parameters takes 0.0 GB and more, it has 0.0 GB" in capsys.readouterr().err
+
+
 def test_out_of_memory_says_what_would_save_how_much(tmp_path, monkeypatch, capsys):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
