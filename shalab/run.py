@@ -187,6 +187,10 @@ class Run(Background):
             run._kept = run.trainer.step
             if stored.changes < config.changes:
                 run.trainer.reschedule(config.total_steps)
+                notice(
+                    f"{folder} goes on from step {run.trainer.step:,} to {config.budget}, with a learning rate of "
+                    f"{run.trainer.lr:.3g} from here by its schedule ({config.train.schedule})"
+                )
         if latest and str(latest) != str(precision):
             notice(f"{folder} goes on in {precision} from step {run.trainer.step:,}; before that it was {latest}")
         return run

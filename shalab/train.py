@@ -80,11 +80,17 @@ class Trainer:
     def finished(self) -> bool:
         return self.step >= self.total_steps and not self._evaluation_due()
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next update."""
+        schedule = SCHEDULES[self.config.schedule]
+        return self.config.lr * schedule(self.step, self.total_steps, self.config.warmup_steps)
+
     def update(self) -> StepEvent | None:
         """One update of the weights; its event if one is due."""
         self.saved = False
         with self.stopwatch.running():
-            lr = self.config.lr * SCHEDULES[self.config.schedule](self.step, self.total_steps, self.config.warmup_steps)
+            lr = self.lr
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             report = self._learn()

@@ -305,13 +305,17 @@ def test_looking_whether_a_folder_is_owned_disturbs_nobody():
 # Longer than it was asked for
 
 
-def test_a_finished_run_goes_on(precision):
+def test_a_finished_run_goes_on(precision, capsys):
     """From step 31 of 62 on it has the rate of halfway; before, it had fallen to nothing."""
     run = Run.create("a", "tiny", PRESET, "own.txt", 3, precision=precision)
     list(run.events())
     first = run.finish()
     longer = Run.resume("a", precision, changes={"steps": 62, "lr": 2e-2})
     assert longer.config.total_steps == 62 and longer.trainer.step == 31
+    said = capsys.readouterr().err
+    assert (
+        "a goes on from step 31 to 62 steps, with a learning rate of 0.0105 from here by its schedule (cosine)" in said
+    )
     list(longer.events())
     second = longer.finish()
     rates = {line["step"]: line["lr"] for line in read_metrics("a") if line["event"] == "step"}

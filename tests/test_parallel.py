@@ -218,6 +218,8 @@ def machines():
         yield list(zip(names, cables, strict=True))
     finally:
         for name in names:
+            for process in ip("netns", "pids", name).stdout.split():  # whatever a failed test left running
+                os.kill(int(process), signal.SIGKILL)
             ip("netns", "del", name)
 
 
