@@ -48,9 +48,9 @@ from shalab.generate import as_text, generate
 from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import Team, lost
 from shalab.plan import CARDS, Card, plan, savings
-from shalab.presets import PRESETS, Budget, TrainConfig, find_preset
+from shalab.presets import MOST, PRESETS, Budget, TrainConfig, find_preset
 from shalab.run import Run, other_model
-from shalab.run_config import differing
+from shalab.run_config import CHANGEABLE, differing
 
 CONFIGS = {"model": ModelConfig, "train": TrainConfig}
 
@@ -357,10 +357,11 @@ def _resumed(options, team: Team) -> Run:
         place, began = Path(options.init_from).resolve(), config.init_from.name if config.init_from else "drawn weights"
         if began not in (place.name, f"{place.parent.name}/{place.name}"):
             raise InputError(f"{run.folder} was begun with {began}: leave out --init-from, or name another --out")
-    for name, value in differing(config.settings, asked).items():
+    for name in differing(config.settings, asked):
+        change = ", or add --change to go on with it" if name in (*CHANGEABLE, *MOST) else ""
         raise InputError(
-            f"{run.folder} was begun with {name} {config.settings.get(name)}, not {value}: leave that option out, name "
-            "another --out, or add --change to go on with it"
+            f"{run.folder} was begun with {name} {config.settings.get(name)}, not {asked[name]}: leave that option "
+            f"out, or name another --out{change}"
         )
     return run
 

@@ -369,7 +369,7 @@ def test_what_decides_the_weights_and_streams_cannot_change(precision):
 def test_the_command_line_refuses_a_change_by_name_or_takes_it(precision, capsys):
     list(Run.create("a", "tiny", PRESET, "own.txt", 3, precision=precision).events())
     assert main(["train", "--resume", "--out", "a", "--steps", "40"]) == 2
-    assert "begun with steps 31, not 40: leave that option out, name another --out, or add --change" in (
+    assert "begun with steps 31, not 40: leave that option out, or name another --out, or add --change" in (
         capsys.readouterr().err
     )
     assert main(["train", "--resume", "--change", "--out", "a", "--steps", "40"]) == 0
