@@ -10,7 +10,8 @@ CHECKED = """
 __init__.py __main__.py errors.py files.py metrics.py bundled.py corpus.py kept.py download.py batches.py parallel.py
 device.py door.py dropout.py lstm.py attention.py boom.py induction.py model.py optim.py presets.py evaluate.py
 schedules.py generate.py checkpoint.py events.py clock.py divergence.py snapshot.py train.py plan.py calibrate.py
-background.py steering.py follow.py run_config.py run.py export.py cli.py baselines.py ledger.py plots.py course.py
+background.py steering.py follow.py run_config.py run.py export.py cli.py baselines.py ledger.py plots.py diagram.py
+course.py
 tokenization checks fast widgets
 """.split()
 
