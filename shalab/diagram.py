@@ -67,10 +67,12 @@ def model_diagram(*lit: str) -> Picture:
     named = " and ".join(PARTS[part][4].split(":")[0] for part in lit) or "nothing"
     return Picture(
         figure,
-        "Diagram of the model. Bytes become rows of the embedding, pass through a block of LayerNorm and LSTM, "
-        "LayerNorm and single head, LayerNorm and Boom, and are turned into 256 logits by the same embedding, from which the "
-        "price of the byte that came follows. The LSTM starts from the state carried over, the head looks into a memory "
-        f"with a row per byte read. The gradient of the price goes to min-trust LAMB, which changes all weights. Lit: {named}.",
+        "Diagram of the model. Bytes become rows of the embedding, pass through a block of LayerNorm and "
+        "LSTM, LayerNorm and single head, LayerNorm and Boom, and are turned into 256 logits by the same "
+        "embedding; from them follows the price of the byte that came. The LSTM starts from the state carried "
+        "over, the head looks into a memory with a row per byte read. The gradient of the price goes to min- "
+        "trust LAMB, which changes all weights. "
+        f"Lit: {named}.",
     )
 
 
