@@ -183,10 +183,19 @@ def img_tag(image: str, alt: str) -> str:
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{image}">'
 
 
-def ladder(rows: dict[str, float], own: str) -> Figure:
-    """Bits per byte as horizontal bars, in the order given; the bar called `own` stands out."""
-    figure = Figure(figsize=(7.5, 0.45 * len(rows) + 0.9), layout="constrained")
+# A picture's title says what was found, in a sentence; its axes say of what, with units.
+
+
+def _single(height: float, title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7.5, height), layout="constrained")
     axes = figure.subplots()
+    axes.set_title(title, loc="left", weight="bold", fontsize=11, wrap=True)
+    return figure, axes
+
+
+def ladder(rows: dict[str, float], own: str, title: str = "") -> Figure:
+    """Bits per byte as horizontal bars, in the order given; the bar called `own` stands out."""
+    figure, axes = _single(0.45 * len(rows) + (1.2 if title else 0.9), title)
     widths = [finite(value) or 0 for value in rows.values()]
     bars = axes.barh(range(len(rows)), widths, color=[BLUE if name == own else GREY for name in rows])
     signs = ["no score" if finite(value) is None else f"{value:.2f}" for value in rows.values()]
@@ -205,19 +214,38 @@ def lines(
     ylabel: str,
     reference: str | None = None,
     yscale: str = "linear",
+    title: str = "",
 ) -> Figure:
-    """Curves over x; the one named `reference` is drawn dashed and grey."""
-    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
-    axes = figure.subplots()
+    """Curves over x, named where they end if there is room; the one named `reference` is drawn dashed and grey."""
+    figure, axes = _single(3.6, title)
     looks = styles()
     for name, values in curves.items():
         style: dict[str, Any] = {"color": GREY, "linestyle": "--"} if name == reference else next(looks)
         curve(axes, x, values, yscale == "log", **style, label=drawable(name))
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
+    if axes.get_legend_handles_labels()[0] and not _named_at_the_end(figure, axes):
         axes.legend()
     return figure
+
+
+def _named_at_the_end(figure: Figure, axes: Axes) -> bool:
+    """Writes each curve's name right of its last point; False, and nothing written, where two would touch."""
+    figure.draw_without_rendering()
+    points = [np.asarray(line.get_xydata(), float) for line in axes.lines]  # each (n, 2)
+    ends = [there[np.isfinite(there[:, 1])][-1] for there in points]
+    heights = sorted(axes.transData.transform(ends)[:, 1])
+    one_line = 12 * figure.dpi / 72
+    if len({end[0] for end in ends}) > 1 or any(b - a < one_line for a, b in zip(heights, heights[1:], strict=False)):
+        return False
+    axes.set_xlim(right=ends[0][0])
+    axes.spines["right"].set_visible(False)
+    for line, end in zip(axes.lines, ends, strict=True):
+        axes.annotate(
+            str(line.get_label()).strip(), tuple(end), xytext=(4, 0), textcoords="offset points", va="center",
+            color=str(line.get_color()), fontsize=9, annotation_clip=False,
+        )  # fmt: skip
+    return True
 
 
 def styles() -> Iterator[dict]:
@@ -225,12 +253,19 @@ def styles() -> Iterator[dict]:
     return cycle({"color": ink, "linestyle": dashes} for dashes in ("-", "-.", ":") for ink in (BLUE, ORANGE, GREEN))
 
 
-def paths(x: list[int], panels: dict[str, list[list[float]]], xlabel: str, ylabel: str) -> Figure:
+def _several(width: float, height: float, title: str) -> Figure:
+    figure = Figure(figsize=(width, height + (0.3 if title else 0)), layout="constrained")
+    if title:
+        figure.suptitle(title, weight="bold", fontsize=11)
+    return figure
+
+
+def paths(x: list[int], panels: dict[str, list[list[float]]], xlabel: str, ylabel: str, title: str = "") -> Figure:
     """Title -> several numbers for each x: a panel each, side by side on one scale."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    for axes, (title, values) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
+    figure = _several(9, 3.4, title)
+    for axes, (name, values) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
         axes.plot(x, values, color=BLUE, linewidth=1, alpha=0.8, marker="o" if len(x) == 1 else None)
-        axes.set(title=drawable(title), xlabel=xlabel)
+        axes.set(title=drawable(name), xlabel=xlabel)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel(ylabel)
     return figure
@@ -244,19 +279,20 @@ def heat_maps(
     yticks: list,
     columns: int,
     limit: float,
+    title: str = "",
 ) -> Figure:
     """Title -> a row per ytick and a column per xtick, the number in each field.
 
     All have one scale of colours, which ends at `limit`; None, where there is no number, counts as above it.
     """
     n_rows = -(-len(grids) // columns)
-    figure = Figure(figsize=(3.6 * columns, 0.5 * len(yticks) * n_rows + 1.1), layout="constrained")
+    figure = _several(3.6 * columns, 0.5 * len(yticks) * n_rows + 1.1, title)
     panels = figure.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False)
     values = [value for grid in grids.values() for row in grid for value in row if value is not None]
     low = min([*values, limit])
     for axes in panels.flat[len(grids) :]:
         axes.remove()
-    for axes, (title, grid) in zip(panels.flat, grids.items(), strict=False):
+    for axes, (name, grid) in zip(panels.flat, grids.items(), strict=False):
         filled = [[limit if value is None else value for value in row] for row in grid]
         axes.imshow(filled, cmap="cividis", vmin=low, vmax=limit, aspect="auto")
         for y, row in enumerate(grid):
@@ -266,7 +302,7 @@ def heat_maps(
                     x, y, "-" if value is None else f"{value:.2f}", ha="center", va="center", fontsize=9,
                     color="white" if dark else "black",
                 )  # fmt: skip
-        axes.set_title(drawable(title), fontsize=10)
+        axes.set_title(drawable(name), fontsize=10)
         axes.set_xticks(range(len(xticks)), xticks)
         axes.set_yticks(range(len(yticks)), yticks)
     for axes in panels[-1]:
@@ -276,15 +312,15 @@ def heat_maps(
     return figure
 
 
-def by_place(rows: dict[str, tuple[str, list[float]]]) -> Figure:
+def by_place(rows: dict[str, tuple[str, list[float]]], title: str = "") -> Figure:
     """Mean prices by place, a panel each: title -> (what the places are, bits at the first, second, ... place)."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = _several(9, 3.4, title)
     panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
-    for axes, (title, (places, bits)) in zip(panels, rows.items(), strict=True):
+    for axes, (name, (places, bits)) in zip(panels, rows.items(), strict=True):
         names = [str(place) for place in range(1, len(bits))] + [f"{len(bits)} on"]
         bars = axes.bar(names, [finite(price) or 0 for price in bits], color=[ORANGE] + [BLUE] * (len(bits) - 1))
         axes.bar_label(bars, ["-" if finite(price) is None else f"{price:.2f}" for price in bits], padding=2)
-        axes.set(title=drawable(title), xlabel=drawable(places))
+        axes.set(title=drawable(name), xlabel=drawable(places))
         axes.margins(y=0.12)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set(ylabel="mean bits")

@@ -354,3 +354,11 @@ def test_hostile_texts_do_nothing_in_the_browser(lab):
         assert page.get_by_role("status").last.inner_text().startswith("✘ <script>alert(1)</script>")
         assert violations(page, ".shalab") == []
         lab.picture(page.locator(".jp-Notebook"), "hostile")
+
+
+def test_curves_are_named_where_they_end_if_there_is_room():
+    apart = plots.lines(range(3), {"up": [1, 2, 3], "down": [3, 2, 1]}, "x", "y", title="They cross").axes[0]
+    assert [text.get_text() for text in apart.texts] == ["up", "down"] and apart.get_legend() is None
+    assert apart.get_title(loc="left") == "They cross"
+    close = plots.lines(range(3), {"one": [1, 2, 3], "other": [3, 2, 3.01]}, "x", "y").axes[0]
+    assert not close.texts and [text.get_text() for text in close.get_legend().texts] == ["one", "other"]
