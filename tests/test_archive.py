@@ -1,0 +1,125 @@
+"""Packing and unpacking: nothing lost, nothing wasted, nothing damaged goes unnoticed."""
+
+import copy
+import math
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from shalab import archive as module
+from shalab.archive import HEADER, compress, decompress, default_streams
+from shalab.device import Precision
+from shalab.errors import InputError
+from shalab.evaluate import Dynamic, dynamic_charges, evaluate
+from shalab.model import SHARNN, ModelConfig
+
+pytest.importorskip("constriction")
+START = HEADER.size + 4
+TEXT = b"[[Austin]] is a town. [[Boston]] is a town. " * 3
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return SHARNN(ModelConfig(d_model=12, d_boom=24, n_layers=2, attention_layers=(1,), max_context=17)).eval()
+
+
+@pytest.fixture(scope="module")
+def precision():
+    return Precision.pick("cpu", "float32")
+
+
+@pytest.mark.parametrize("mix, learn", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\0", b"\xff", TEXT, bytes(range(256)), b"a" * 97, np.random.default_rng(0).bytes(131)],
+    ids=["empty", "a zero", "one byte", "text", "all bytes", "one byte repeated", "noise"],
+)
+def test_comes_back_as_it_was(model, precision, data, mix, learn):
+    packed, bits = compress(model, data, precision, mix=mix, learn=learn)
+    assert decompress(model, packed, precision) == data
+    assert 8 * (len(packed) - START) <= 1.001 * bits + 64  # the coder works in words of 32 bits
+
+
+@pytest.mark.parametrize("n_streams", [2, 3, 7, 131])
+@pytest.mark.parametrize("mix, learn", [(True, False), (False, True)])
+def test_several_streams(model, precision, n_streams, mix, learn):
+    packed, _ = compress(model, TEXT[:131], precision, n_streams, mix, learn)
+    assert decompress(model, packed, precision) == TEXT[:131]
+
+
+def test_charges_what_evaluation_charges(model, precision):
+    """The same bits as reading the text in one window after the line's end with which every stream begins."""
+    _, bits = compress(model, TEXT, precision, mix=False)
+    data = np.frombuffer(module.FIRST + TEXT, np.uint8)
+    bpc = evaluate(model, data, 1, len(data), precision, window=1)
+    assert abs(bits / len(TEXT) - bpc) < 1e-5
+
+
+def test_learning_is_dynamic_evaluation(model, precision):
+    """By what is charged after the first windows, which there begin with what the context has shown."""
+    _, still = compress(model, TEXT, precision, mix=False)
+    _, bits = compress(model, TEXT, precision, mix=False, learn=True)
+    data = np.frombuffer(module.FIRST + TEXT, np.uint8)
+    nats = torch.cat(list(dynamic_charges(model, data, 1, len(data), precision, Dynamic(), context=0)))
+    assert bits < still
+    assert abs(bits - nats.sum().item() / math.log(2)) < 0.05
+
+
+def test_mixing_pays_on_a_text_that_repeats_itself(model, precision):
+    _, alone = compress(model, TEXT, precision, mix=False)
+    _, mixed = compress(model, TEXT, precision, mix=True)
+    assert mixed < 0.7 * alone
+
+
+def test_damage_is_noticed_wherever_it_is(model, precision):
+    packed, _ = compress(model, TEXT[:60], precision)
+    for place in range(len(packed)):
+        damaged = packed[:place] + bytes([packed[place] ^ 4]) + packed[place + 1 :]
+        with pytest.raises(InputError, match="damaged|no archive"):
+            decompress(model, damaged, precision)
+    for length in (0, 3, 4, START - 1, START, len(packed) - 4, len(packed) - 1):
+        with pytest.raises(InputError, match="damaged|no archive"):
+            decompress(model, packed[:length], precision)
+
+
+def with_header(packed: bytes, **changes: bytes) -> bytes:
+    names = "magic flags n_streams n_bytes checksum of_model of_machine".split()
+    fields = dict(zip(names, HEADER.unpack(packed[: HEADER.size]), strict=True)) | changes
+    head, payload = HEADER.pack(*fields.values()), packed[START:]
+    return head + struct.pack("<I", zlib.crc32(head + payload)) + payload
+
+
+def test_another_model_and_another_machine_are_refused(model, precision, monkeypatch):
+    packed, _ = compress(model, TEXT, precision)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.decoder.bias[7] += 1e-6
+    with pytest.raises(InputError, match="another model"):
+        decompress(other, packed, precision)
+    with pytest.raises(InputError, match="packed elsewhere.*threads"):
+        decompress(model, with_header(packed, of_machine=b"none"), precision)
+    with pytest.raises(InputError, match="not what was packed"):
+        decompress(model, with_header(packed, checksum=b"whatever"), precision)
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    with pytest.raises(InputError, match="packed elsewhere"):
+        decompress(model, packed, precision)
+
+
+def test_streams_by_size_and_wrong_streams():
+    assert [default_streams(n) for n in (0, 99_999, 200_000, 10**7)] == [1, 1, 2, 64]
+
+
+def test_wrong_streams_are_named(model, precision):
+    with pytest.raises(InputError, match="streams must be between 1 and 255, got 256"):
+        compress(model, b"abc", precision, n_streams=256)
+
+
+def test_without_the_coder_a_sentence(model, precision, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "constriction", None)
+    with pytest.raises(InputError, match="pip install constriction"):
+        compress(model, b"abc", precision)
