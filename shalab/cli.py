@@ -8,7 +8,6 @@ import math
 import os
 import re
 import sys
-import time
 import tomllib
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -20,37 +19,25 @@ import torch
 from tqdm import tqdm
 
 from shalab.background import stop_on_interrupt
-from shalab.calibrate import here
 from shalab.checkpoint import best_model, load_checkpoint, load_model, model_config
-from shalab.corpus import (
-    CACHE_VARIABLE,
-    SOURCES,
-    SPLITS,
-    STDIN,
-    Corpus,
-    corpus_of_run,
-    load_corpus,
-    reading,
-    standard_input,
-)
+from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, STDIN, Corpus, corpus_of_run, load_corpus, standard_input
 from shalab.device import DEVICES, DTYPES, Precision, print_anything
 from shalab.divergence import NonFiniteError
 from shalab.door import TRICKS, plain
 from shalab.download import fetch
 from shalab.errors import InputError
-from shalab.evaluate import dynamic_evaluate, evaluate, warmup_bytes
-from shalab.events import EndEvent, as_line
+from shalab.evaluate import dynamic_evaluate, evaluate
 from shalab.export import export
 from shalab.fast.process import keep_freed_memory
-from shalab.files import as_json, write_text
-from shalab.follow import Follower
+from shalab.files import as_json, reading
 from shalab.generate import as_text, generate
-from shalab.model import SHARNN, ModelConfig
+from shalab.model import SHARNN, ModelConfig, n_parameters
 from shalab.parallel import Team, lost
-from shalab.plan import CARDS, Card, plan, savings
 from shalab.presets import MOST, PRESETS, Budget, TrainConfig, find_preset
 from shalab.run import Run, other_model
 from shalab.run_config import CHANGEABLE, differing
+
+# What only shows, watches or plans is imported by the command that needs it.
 
 CONFIGS = {"model": ModelConfig, "train": TrainConfig}
 
@@ -232,6 +219,8 @@ def _train(options, team: Team) -> int:
         raise InputError("several processes need --out, the folder of their run")
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # by torchrun, after a process was lost
     options.resume |= restarted and options.out is not None and (Path(options.out) / "config.json").exists()
+    from shalab.terminal import report, scoring_s, show_progress
+
     run = _resumed(options, team) if options.resume else _created(options, team)
     config, trainer = run.config, run.trainer
     print(
@@ -243,10 +232,10 @@ def _train(options, team: Team) -> int:
     if run.corpus.caution:
         print(run.corpus.caution)
     if config.budget.minutes and not trainer.finished:
-        train_s, scoring_s = 60 * config.budget.minutes - trainer.elapsed_s, _scoring_s(run)
+        train_s, score_s = 60 * config.budget.minutes - trainer.elapsed_s, scoring_s(run)
         print(
-            f"training takes {train_s / 60:.1f} minutes and scoring, on top, about {scoring_s / 60:.1f}: done at about "
-            f"{datetime.now() + timedelta(seconds=train_s + scoring_s):%H:%M}, if nothing else keeps the machine busy"
+            f"training takes {train_s / 60:.1f} minutes and scoring, on top, about {score_s / 60:.1f}: done at about "
+            f"{datetime.now() + timedelta(seconds=train_s + score_s):%H:%M}, if nothing else keeps the machine busy"
         )
     with stop_on_interrupt(run.stop):
         try:
@@ -257,6 +246,8 @@ def _train(options, team: Team) -> int:
                 return 1
             if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
                 raise
+            from shalab.plan import savings
+
             ways = [f"{way} saves about {gb:.1f} GB" for way, gb in savings(config.model, config.train).items()]
             raise InputError(f"the device is out of memory; {'; '.join(ways)}. Name another --out") from error
         if team.first and ended.reason == "finished" and not run.stop.is_set():
@@ -269,29 +260,6 @@ def _train(options, team: Team) -> int:
         if team.first:
             print(f"stopped at step {ended.step:,}; go on with: shalab train --resume --out {run.folder}")
         return 128 + run.stop.signal if run.stop.is_set() and run.stop.signal else 0
-
-
-def _scoring_s(run: Run) -> float:
-    """About how long all evaluations, samples and the final scores will take, measured on a small piece of each."""
-    config, model, data = run.config.train, run.trainer.model, run.corpus.data
-    (begin, middle), (_, end) = run.corpus.bounds["valid"], run.corpus.bounds["test"]
-
-    def per_byte(n: int, act) -> float:
-        act()
-        began = time.perf_counter()
-        act()
-        return (time.perf_counter() - began) / n
-
-    def reading(n_streams: int) -> float:
-        n = min(1024 * n_streams, middle - begin)
-        streams = min(n, n_streams)
-        return per_byte(n, lambda: evaluate(model, data, begin, begin + n, run.precision, n_streams=streams, context=0))
-
-    writing = per_byte(20, lambda: list(generate(model, b"\n", 20, run.precision)))
-    valid = min(middle - begin, config.valid_bytes or middle) + 2 * config.batch_size * model.max_context
-    evaluation = reading(config.batch_size) * valid + writing * (100 + config.sample_bytes)
-    left = config.evaluations - run.trainer.scored
-    return left * evaluation + reading(1) * (end - begin + 2 * warmup_bytes(model)) + writing * 1000
 
 
 def _created(options, team: Team) -> Run:
@@ -366,133 +334,32 @@ def _resumed(options, team: Team) -> Run:
     return run
 
 
-class Progress:
-    """A run's events, or their lines in metrics.jsonl, as a progress bar with a line per evaluation."""
+def watch_command(options) -> None:
+    from shalab.follow import Follower
+    from shalab.terminal import watch
 
-    def __init__(self, step: int, total_steps: int | None, best_bpc: float | None):
-        self.smooth: float | None = None
-        self.valid = f"{best_bpc:.3f}" if best_bpc is not None and best_bpc < math.inf else "-"
-        self.bar = tqdm(total=total_steps, initial=step, unit="step", disable=None)
-
-    def show(self, line: dict) -> None:
-        bar = self.bar
-        match line["event"]:
-            case "step":
-                bpc = line["bpc"] or math.nan
-                self.smooth = bpc if self.smooth is None else 0.95 * self.smooth + 0.05 * bpc
-                bar.total = line["total_steps"]
-                bar.update(line["step"] - bar.n)
-                speed = line["n_bytes"] / line["elapsed_s"] / 1e3
-                text = f"train {self.smooth:.3f} valid {self.valid} bpc, {speed:.1f} kB/s"
-                bar.set_postfix_str(text, refresh=False)
-            case "eval":
-                self.valid = f"{line['valid_bpc']:.3f}"
-                bar.write(
-                    f"step {line['step']:,}: {line['n_bytes'] / 1e6:.2f} MB read in {line['elapsed_s']:.0f} s, "
-                    f"train {self.smooth or math.nan:.3f}, valid {self.valid} bpc{' (best)' if line['best'] else ''}"
-                )
-
-
-def show_progress(run: Run) -> EndEvent:
-    """Trains to the end, or until it is stopped."""
-    ended = EndEvent(run.trainer.step, "stopped")
-    progress = Progress(run.trainer.step, run.config.total_steps, run.trainer.best_bpc)
-    with progress.bar:
-        for event in run.events():
-            progress.show(as_line(event))
-            if isinstance(event, EndEvent):
-                ended = event
-    return ended
-
-
-def watch_command(options) -> int:
-    """Ctrl-C ends the watching, not the training."""
+    if not options.ask:
+        return watch(options.run)
     follower = Follower(options.run)
-    if options.ask:
-        {"pause": follower.pause, "continue": follower.proceed, "stop": follower.end}[options.ask]()
-        return 0
-    if follower.process:
-        process, machine = follower.process
-        print(f"{options.run}: process {process} on {machine}; Ctrl-C ends the watching, --stop the training")
-    progress, line = Progress(0, None, None), {}
-    with stop_on_interrupt(follower.stop), progress.bar:
-        for line in follower.events():
-            try:
-                progress.show(line)
-            except (KeyError, TypeError) as error:
-                raise InputError(f"{options.run} holds a line that is none of a run's: {str(line)[:80]}") from error
-    if line.get("reason") == "stopped":
-        print(f"stopped at step {line['step']:,}; go on with: shalab train --resume --out {options.run}")
-    if follower.finished:
-        scores = follower.result()
-        print(f"finished: valid {scores['valid_bpc']:.3f}, test {scores['test_bpc']:.3f} bits per byte")
-    return 0
-
-
-def report(run: Run, result: dict) -> None:
-    """Prints the table; writes curve.png and sample.txt."""
-    from shalab import plots  # matplotlib takes a second to import; only here it is needed
-    from shalab.baselines import COMPRESSORS, PUBLISHED, archivers, baselines
-
-    seen = "; ".join(f"{name}: {compressor.seen}" for name, compressor in COMPRESSORS.items())
-    print(f"comparing with compressors, given what they can use of the bytes before ({seen}) ...", flush=True)
-    rivals = baselines(run.corpus.data, run.corpus.bounds) | archivers(run.corpus)
-    rows = [(name, *scores) for name, scores in rivals.items()]
-    rows.append((f"this model, {result['n_parameters']:,} parameters", result["valid_bpc"], result["test_bpc"]))
-    rows.sort(key=lambda row: -row[2])
-    lines = [f"{'bits per byte':<56}{'valid':>9}{'test':>9}"]
-    digits = {name: 2 for name, compressor in COMPRESSORS.items() if compressor.blocks}  # its cut moves the third
-    for name, *scores in rows:
-        lines.append(f"{name:<56}" + "".join(f"{score:>9.{digits.get(name, 3)}f}" for score in scores))
-    lines += ["a compressor goes on learning while it is tested; this model does so with `shalab eval RUN --dynamic`"]
-    lines += ["full-size results on enwik8, as published"]
-    lines += [f"{f'{name}, {size}':<56}{'':>9}{test:>9.3f}" for name, test, size in PUBLISHED]
-    print("\n".join(lines))
-    reference = {name: rivals[name][0] for name in ["xz -9e"] if name in rivals}
-    plots.save(plots.learning_curve(run.metrics(), reference), run.folder / "curve.png")
-    model = load_model(run.folder)
-    prompt = run.corpus.split("train")[-100:].tobytes()
-    text = "".join(as_text(generate(run.precision.place(model), prompt, 1000, run.precision, seed=result["seed"])))
-    write_text(run.folder / "sample.txt", text)
-    print(f"{run.folder}: result.json, curve.png, sample.txt, metrics.jsonl, checkpoint.pt")
+    {"pause": follower.pause, "continue": follower.proceed, "stop": follower.end}[options.ask]()
 
 
 def plan_command(options) -> None:
+    from shalab.terminal import show_plan
+
     keep_freed_memory()  # as training does
-    preset, precision = find_preset(options.preset), Precision.pick()
-    n_bytes = SOURCES[options.data].n_bytes if options.data in SOURCES else len(load_corpus(options.data))
-    n_train = n_bytes * 90 // 100
-    rows = plan(preset, n_train, {"your card": Card(*options.card)} if options.card else CARDS)
-    minutes = preset.budget.minutes
-    print(f"{options.preset} on {options.data}, {preset.budget}: {rows[0].tflop_per_update:.3g} TFLOP per update")
-    print(f"{'':<12}{'memory':>10}{'needed':>10}{'speed':>13}{'whole run':>15}{'energy':>13}", end="")
-    print(f"{'read':>12}{'passes':>9}" if minutes else "", flush=True)
-    own = here(preset, n_train, precision)
-    for row in (replace(own, card="this machine"), *rows):
-        memory = "?" if row.memory_gb is None else f"{row.memory_gb:.0f}"
-        speed = f"{row.kb_per_s:,.0f}" if row.kb_per_s >= 10 else f"{row.kb_per_s:.2g}".replace("nan", "?")
-        took = f"{row.hours:,.1f} h" if row.hours >= 1 else f"{60 * row.hours:.1f} min"
-        energy = "?" if row.kwh is None else f"{row.kwh:,.2f} kWh" if row.kwh >= 0.1 else f"{1e3 * row.kwh:.1f} Wh"
-        read = f"{row.n_bytes / 1e6:>9,.1f} MB{row.n_bytes / n_train:>9,.1f}" if row.n_bytes else ""
-        rest = f"{took:>15}{energy:>13}{read}" if row.fits else f"{'does not fit':>15}"
-        print(f"{row.card:<12}{memory:>7} GB{row.peak_gb:>7.1f} GB{speed:>8} kB/s{rest}")
-    threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
-    print(
-        f"this machine: {own.card}, {threads}, its speed measured on shortened updates. All else is by formula, and "
-        "evaluations are left out."
-    )
-    print(
-        f"Energy: a card's by its board power, without the computer around it; here by {precision.watts:g} W, assumed."
-    )
-    for option, gb in savings(preset.model, preset.train).items():
-        print(f"{option} would save {gb:.1f} GB on a card")
+    show_plan(options.preset, options.data, options.card)
 
 
 def eval_command(options) -> None:
     precision = Precision.pick(options.device, options.dtype)
     content = load_checkpoint(options.run)
     model = _prepared(best_model(content, options.run), options, precision)
-    corpus = load_corpus(options.data) if options.data else _trained_on(content["config"], options.run)
+    if options.data:
+        corpus = load_corpus(options.data)
+    else:  # not other bytes, whose test split could contain some that it has learned
+        folder = Path(options.run) if os.path.isdir(options.run) else Path(options.run).parent
+        corpus = corpus_of_run(content["config"]["data"], content["config"]["data_sha256"], folder)
     if options.dynamic:
         return _eval_dynamic(model, corpus, options, precision)
     begin, end = corpus.bounds[options.split] if options.split != "all" else (0, len(corpus))
@@ -500,18 +367,6 @@ def eval_command(options) -> None:
     bpc = evaluate(model, corpus.data, begin, end, precision, **reading)
     _check_finite([bpc], options.run)
     print(f"{corpus.name} {options.split}: {bpc:.6f} bits per byte over {end - begin:,} bytes")
-
-
-def _trained_on(config: dict, run: str) -> Corpus:
-    """The bytes that a run was trained on; the test split of others could contain some that it has learned."""
-    data, sha256 = config["data"], config["data_sha256"]
-    try:
-        corpus = corpus_of_run(data, Path(run) if os.path.isdir(run) else Path(run).parent)
-    except InputError as error:
-        raise InputError(f"{error}; name the data of {run}, or other data, with --data") from error
-    if corpus.sha256 != sha256:
-        raise InputError(f"{data} is not what {run} was trained on, whose SHA-256 is {sha256}: name it with --data")
-    return corpus
 
 
 def _check_finite(scores: list[float], run: str) -> None:
@@ -579,11 +434,9 @@ def info_command(options) -> None:
     for trick in TRICKS.values():
         print(f"trick {trick.name}: {'on' if trick.on else 'off'}, {trick.where}; {trick.gain}")
     for name, preset in PRESETS.items():
-        with torch.device("meta"):
-            n_parameters = SHARNN(preset.model).n_parameters
         budget = " ".join(f"{value:g} {key}" for key, value in vars(preset.budget).items() if value)
         size = f"width {preset.model.d_model}, {preset.model.n_layers} blocks"
-        print(f"preset {name}: {n_parameters:,} parameters, {size}, {budget}")
+        print(f"preset {name}: {n_parameters(preset.model):,} parameters, {size}, {budget}")
     for name, source in SOURCES.items():
         try:
             load_corpus(name)

@@ -11,7 +11,6 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 
 from shalab.bundled import assets_dir
 from shalab.errors import InputError
+from shalab.files import reading
 
 CACHE_VARIABLE = "SHALAB_CACHE"
 BLOCK = 1 << 20  # bytes read at a time when downloading, unpacking or joining
@@ -131,11 +131,24 @@ def canonical(name_or_path: str) -> str:
     return name_or_path if name_or_path in SOURCES else str(Path(name_or_path).resolve())
 
 
-def corpus_of_run(data: str, folder: Path) -> Corpus:
-    """The bytes that the config.json of a run in `folder` names."""
-    if data != RUN_DATA:
-        return load_corpus(data)
-    return replace(load_corpus(str(folder / RUN_DATA)), name=_PIPED)
+def corpus_of_run(data: str, sha256: str, folder: Path, moved_to: str | None = None) -> Corpus:
+    """The bytes that a run in `folder` was begun with, as its config.json names them; InputError if they are others.
+
+    moved_to: where they are now, if not there.
+    """
+    try:
+        if moved_to or data != RUN_DATA:
+            corpus = load_corpus(moved_to or data)
+        else:
+            corpus = replace(load_corpus(str(folder / RUN_DATA)), name=_PIPED)
+    except InputError as error:
+        raise InputError(f"{error}; if the data of {folder} has moved, name it with --data") from error
+    if corpus.sha256 != sha256:
+        raise InputError(
+            f"{moved_to or data} is not what {folder} was trained on, or has changed since it began: "
+            f"its SHA-256 was {sha256}; if that is elsewhere, name it with --data"
+        )
+    return corpus
 
 
 def load_corpus(name_or_path: str) -> Corpus:
@@ -165,16 +178,7 @@ def load_corpus(name_or_path: str) -> Corpus:
     return corpus
 
 
-@contextmanager
-def reading(path: str | Path, verb: str = "read", remedy: str = "") -> Iterator[None]:
-    """Within, whatever the file system refuses becomes one sentence, an InputError."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot {verb} {error.filename or path} ({error.strerror or error}){remedy}") from error
-
-
-# The same where the cache is written.
+# Where the cache is written.
 caching = partial(reading, verb="write", remedy=f": make room, or name another folder in ${CACHE_VARIABLE}")
 
 

@@ -15,17 +15,26 @@ from filelock import FileLock, Timeout
 from shalab.errors import InputError
 
 
+class WriteError(InputError):
+    """A disk is full, a folder is gone, somebody else's or read-only."""
+
+
+@contextlib.contextmanager
+def reading(path: str | Path, verb: str = "read", remedy: str = "") -> Iterator[None]:
+    """Inside, whatever the file system refuses becomes one sentence, an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot {verb} {error.filename or path} ({error.strerror or error}){remedy}") from error
+
+
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Within, whatever the file system refuses becomes one sentence, a WriteError."""
+    """The same where a run's folder or a result is written: a WriteError."""
     try:
         yield
     except OSError as error:
         raise WriteError(f"cannot write to {folder} ({error.strerror or error})") from error
-
-
-class WriteError(InputError):
-    """A disk is full, a folder is gone, somebody else's or read-only."""
 
 
 @contextlib.contextmanager

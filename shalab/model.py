@@ -205,6 +205,12 @@ class SHARNN(nn.Module):
         return self
 
 
+def n_parameters(config: ModelConfig) -> int:
+    """Of the model that SHARNN(config) would be; takes no memory."""
+    with torch.device("meta"):
+        return SHARNN(config).n_parameters
+
+
 _ORIGINAL_NAMES = {
     "lnstart": "norm_start",
     "lnmid": "norm_mid",

@@ -32,10 +32,8 @@ from shalab.errors import SEED, InputError, refuse, wrong
 from shalab.evaluate import evaluate
 from shalab.events import Event, as_line, read_metrics
 from shalab.files import Owner, WriteError, as_json, notice, replacing, write_json, write_text, writing
-from shalab.follow import launch
-from shalab.model import SHARNN, ModelConfig
+from shalab.model import SHARNN, ModelConfig, n_parameters
 from shalab.parallel import ALONE, Team
-from shalab.plan import CPU, GPU, n_parameters
 from shalab.presets import Budget, Preset
 from shalab.run_config import Format, Origin, RunConfig, differing
 from shalab.steering import steered
@@ -46,8 +44,6 @@ MADE = ("config.json", "metrics.jsonl", NEWEST, BEFORE, "result.json", "curve.pn
 
 class Run(Background):
     """Make one with `create` or `resume`; read `events()` to the end, or `start()` and `wait()`; then `finish()`."""
-
-    launch = staticmethod(launch)
 
     def __init__(
         self, folder: Path, config: RunConfig, corpus: Corpus, precision: Precision, weights: dict | None = None
@@ -153,7 +149,7 @@ class Run(Background):
         config = RunConfig.read(folder)
         team = precision.team if precision else team
         team.first_does(lambda: Owner(folder).close())
-        corpus = _same_corpus(config, data, folder)
+        corpus = corpus_of_run(config.data, config.data_sha256, folder, data)
         config = replace(config, data=canonical(data)) if data not in (None, STDIN) else config
         content, path = newest(folder) if _holds(folder, NEWEST, BEFORE) else ({}, None)
         try:
@@ -273,6 +269,13 @@ class Run(Background):
         write_text(self.folder / "metrics.jsonl", "".join(as_json(line) + "\n" for line in lines))
         self._end = lines[-1] if lines else None
 
+    @staticmethod
+    def launch(*arguments, **options) -> Background:
+        """`shalab.follow.launch`: begins a run in a process of its own, and returns its Follower."""
+        from shalab.follow import launch  # only who asks for another process needs it
+
+        return launch(*arguments, **options)
+
     def metrics(self) -> list[dict]:
         return read_metrics(self.folder)
 
@@ -376,7 +379,7 @@ class Run(Background):
 
 def _new_model(config: RunConfig, weights: dict | None, precision: Precision) -> SHARNN:
     try:
-        _check_room(n_parameters(config.model), precision)
+        _check_room(n_parameters(config.model), precision.memory_bytes())
         model = SHARNN(config.model)
         if weights:
             model.load_state_dict(weights)
@@ -385,26 +388,14 @@ def _new_model(config: RunConfig, weights: dict | None, precision: Precision) ->
         raise InputError(f"this machine cannot hold such a model ({' '.join(str(error).split())[:160]})") from error
 
 
-def _check_room(n_parameters: int, precision: Precision) -> None:
+def _check_room(n_parameters: int, there: int | None) -> None:
     """InputError before memory is taken: where there is too little, some systems end the process without a word."""
-    needed, there = (CPU if precision.on_cpu else GPU).parameter * n_parameters, precision.memory_bytes()
+    needed = 4 * 4 * n_parameters  # the weights, LAMB's two moments and the best weights so far, in float32
     if there and needed > there:
         raise InputError(
             f"this machine cannot hold such a model: training {n_parameters:,} parameters takes {needed / 1e9:,.1f} GB "
             f"and more, it has {there / 1e9:,.1f} GB"
         )
-
-
-def _same_corpus(config: RunConfig, data: str | None, folder: Path) -> Corpus:
-    """The bytes that a run began with; InputError if they have changed."""
-    try:
-        corpus = load_corpus(data) if data else corpus_of_run(config.data, folder)
-    except InputError as error:
-        raise InputError(f"{error}; if the run's data has moved, name it with --data") from error
-    if corpus.sha256 != config.data_sha256:
-        what = f"{data} is not what the run was begun with" if data else f"{config.data} has changed since it began"
-        raise InputError(f"{what}: its SHA-256 was {config.data_sha256}; if that is elsewhere, name it with --data")
-    return corpus
 
 
 def other_model(asked: dict, model: ModelConfig) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from shalab.checkpoint import NEWEST, weights_sha256
 from shalab.device import Precision
 from shalab.errors import InputError
+from shalab.files import reading
 from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import Team
 from shalab.presets import MOST, Budget, TrainConfig
@@ -138,13 +139,13 @@ class RunConfig:
     def read(cls, folder: Path) -> "RunConfig":
         """From a run's config.json."""
         path = folder / "config.json"
+        with reading(path):
+            if (folder / NEWEST).exists() and not path.exists():
+                raise InputError(f"{path} is missing: a checkpoint alone does not say how to go on")
+            if not path.exists():
+                raise InputError(f"{folder} holds no run to resume: leave out --resume")
+            content = path.read_bytes()
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (FileNotFoundError, NotADirectoryError):
-            if (folder / NEWEST).exists():
-                raise InputError(f"{path} is missing: a checkpoint alone does not say how to go on") from None
-            raise InputError(f"{folder} holds no run to resume: leave out --resume") from None
-        except OSError as error:
-            raise InputError(f"cannot read {path} ({error.strerror})") from error
+            return cls.from_dict(json.loads(content))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InputError(f"{path} is damaged ({error})") from error

@@ -923,7 +923,7 @@ def test_data_that_moved_is_known_by_its_checksum(make, capsys, path):
         assert "no file at" in (error := capsys.readouterr().err) and "--data" in error
     Path("other.txt").write_bytes(b"x" * 2003)
     assert main(["train", "--resume", "--out", "a", "--data", "other.txt"]) == 2
-    assert "other.txt is not what the run was begun with" in capsys.readouterr().err
+    assert "other.txt is not what a was trained on" in capsys.readouterr().err
     assert main(["train", "--resume", "--out", "a", "--data", "elsewhere/new.txt"]) == 0
     same(expected, Run.resume("a"))
     assert main(["eval", "a"]) == 0 and main(["eval", "b", "--data", "elsewhere/new.txt"]) == 0
