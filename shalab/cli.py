@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import tomllib
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from shalab.background import stop_on_interrupt
 from shalab.checkpoint import best_model, load_checkpoint, load_model, model_config
-from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, STDIN, Corpus, corpus_of_run, load_corpus, standard_input
+from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, STDIN, corpus_of_run, load_corpus, standard_input
 from shalab.device import DEVICES, DTYPES, Precision, print_anything
 from shalab.divergence import NonFiniteError
 from shalab.door import TRICKS, plain
@@ -40,6 +41,11 @@ from shalab.run_config import CHANGEABLE, differing
 # What only shows, watches or plans is imported by the command that needs it.
 
 CONFIGS = {"model": ModelConfig, "train": TrainConfig}
+ASKS = {  # of `shalab watch`
+    "pause": "ask its process to hold, with a checkpoint",
+    "continue": "let it go on; a run that nobody trains is resumed here, in a process of its own",
+    "stop": "ask its process to stop, with a checkpoint",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,104 +73,86 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All commands and options."""
-    top = argparse.ArgumentParser(
-        prog="shalab", description="Single Headed Attention RNN, from bytes to a trained model."
-    )
+    description = "Single Headed Attention RNN, from bytes to a trained model."
+    top = argparse.ArgumentParser(prog="shalab", description=description)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, act: Callable, help: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        new = commands.add_parser(name, help=help, parents=parents)
+        new.set_defaults(command=act)
+        return new
 
     machine = argparse.ArgumentParser(add_help=False)
     add = machine.add_argument
     add("--device", choices=DEVICES, default="auto", help="where to compute (default: auto, the fastest there is)")
     add("--dtype", choices=("auto", *DTYPES), default="auto", help="format of matrix products (default: auto)")
-
-    equations = "by the equations as they are written, without the tricks that `shalab info` lists"
-    add("--plain", action="store_true", help=equations)
+    add("--plain", action="store_true", help="the equations as written, without the tricks of `shalab info`")
 
     trained = argparse.ArgumentParser(add_help=False)
     add = trained.add_argument
     add("run", help="a run's folder, or a checkpoint file")
     add("--max-context", type=int, metavar="K", help="most bytes that attention sees (default: as trained)")
 
-    data = commands.add_parser("data", help="download and verify a corpus")
+    data = command("data", data_command, "download and verify a corpus")
     data.add_argument("name", choices=SOURCES, help=f"kept in a cache folder that ${CACHE_VARIABLE} can move")
-    data.set_defaults(command=data_command)
 
-    train = commands.add_parser("train", parents=[machine], help="train a model")
+    train = command("train", train_command, "train a model", machine)
     add = train.add_argument
     add("--preset", help=f"recipe, one of {', '.join(PRESETS)} (default: laptop)")
     add("--config", metavar="FILE", help="TOML or JSON with fields of [model] and [train], such as a run's config.json")
-    embedded = "corpus, file or folder, - for standard input (default: enwik6, which is embedded)"
-    add("--data", metavar="NAME_OR_PATH", help=embedded)
-    begin = "begin with the best weights of a run, an export or a checkpoint file, and keep to its model"
-    add("--init-from", metavar="RUN_OR_MODEL", help=begin)
+    add("--data", metavar="NAME_OR_PATH", help="corpus, file, folder, or - for standard input (default: enwik6)")
+    add(
+        "--init-from", metavar="RUN_OR_MODEL", help="begin with the best weights of a run or export, and keep its model"
+    )
     add("--out", metavar="DIR", help="the run's folder (default: runs/PRESET-DATA-NUMBER, a new one)")
     add("--seed", type=int, metavar="S", help="of initialisation, dropout and window lengths (default: 0)")
     add("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
-    change = "with --resume: go on with the length and the settings given here, a finished run too"
-    add("--change", action="store_true", help=change)
+    add("--change", action="store_true", help="with --resume: go on with the length and settings given here")
     add = train.add_mutually_exclusive_group().add_argument
     add("--minutes", type=float, metavar="X", help="train for X minutes, not counting evaluations")
     add("--steps", type=int, metavar="N", help="train for N updates")
     add("--epochs", type=float, metavar="E", help="train for E passes over the training split")
     for name, config in CONFIGS.items():
         _add_fields(train.add_argument_group(f"{name} (default: the preset's values)"), config)
-    train.set_defaults(command=train_command)
 
-    watch = commands.add_parser("watch", help="follow a run that another process trains, here or on another machine")
-    add = watch.add_argument
-    add("run", help="the run's folder")
+    watch = command("watch", watch_command, "follow a run that another process trains, here or on another machine")
+    watch.add_argument("run", help="the run's folder")
     add = watch.add_mutually_exclusive_group().add_argument
-    asking = "ask the process to %s, and do not follow it"
-    add("--pause", dest="ask", action="store_const", const="pause", help=asking % "hold, with a checkpoint")
-    proceed = "let it go on; a run that nobody trains is resumed here, in a process of its own"
-    add("--continue", dest="ask", action="store_const", const="continue", help=proceed)
-    add("--stop", dest="ask", action="store_const", const="stop", help=asking % "stop, with a checkpoint")
-    watch.set_defaults(command=watch_command)
+    for name, effect in ASKS.items():
+        add(f"--{name}", dest="ask", action="store_const", const=name, help=f"do not follow it, but {effect}")
 
-    costs = "what a preset's run costs here and on GPUs: memory, speed, time, energy; here, seconds of it are tried"
-    planning = commands.add_parser("plan", help=costs)
-    add = planning.add_argument
+    add = command("plan", plan_command, "what a preset's run costs here and on GPUs: memory, time, energy").add_argument
     add("--preset", default="paper", help="recipe (default: paper)")
     add("--data", default="enwik8", metavar="NAME_OR_PATH", help="corpus, file or folder (default: enwik8)")
-    card = "another card: memory, half-precision TFLOP/s, memory bandwidth"
-    add("--card", type=float, nargs=3, metavar=("GB", "TFLOPS", "GB_PER_S"), help=card)
-    planning.set_defaults(command=plan_command)
+    figures = "GB", "TFLOPS", "GB_PER_S"
+    add("--card", type=float, nargs=3, metavar=figures, help="another card: memory, half-precision speed, bandwidth")
 
-    evaluation = commands.add_parser("eval", parents=[trained, machine], help="bits per byte of a split or a file")
-    add = evaluation.add_argument
-    trained_on = "corpus, file or folder, - for standard input (default: what it was trained on)"
-    add("--data", metavar="NAME_OR_PATH", help=trained_on)
+    add = command("eval", eval_command, "bits per byte of a split or a file", trained, machine).add_argument
+    add("--data", metavar="NAME_OR_PATH", help="as of train (default: what it was trained on)")
     add("--split", choices=(*SPLITS, "all"), default="test", help="what to score (default: test)")
     add("--window", type=int, default=1024, metavar="T", help="bytes per step (default: 1024)")
     add("--context", type=int, metavar="N", help="bytes to read before it (default: 16384, or twice the memory)")
     add("--streams", type=int, default=1, metavar="S", help="pieces to read side by side (default: 1)")
-    dynamic = "learn from each byte after it is charged (Krause et al. 2018); one pass, valid before test"
-    add("--dynamic", action="store_true", help=dynamic)
-    evaluation.set_defaults(command=eval_command)
+    add("--dynamic", action="store_true", help="learn from each byte after it is charged; valid is read before test")
 
-    text = commands.add_parser("generate", parents=[trained, machine], help="continue a prompt")
+    text = command("generate", generate_command, "continue a prompt", trained, machine)
     add = text.add_mutually_exclusive_group().add_argument
     add("--prompt", default="\n", help="text to continue (default: a new line)")
     add("--prompt-file", metavar="FILE", help="its bytes are continued, of whatever kind; - for standard input")
     add = text.add_argument
-    raw = "write the new bytes themselves and nothing else: no prompt before them, no new line after them, no decoding"
-    add("--raw", action="store_true", help=raw)
+    add("--raw", action="store_true", help="write the new bytes themselves and nothing else")
     add("--bytes", type=int, default=500, metavar="N", help="bytes to write (default: 500)")
     add("--temperature", type=float, default=0.8, help="0 takes the likeliest byte (default: 0.8)")
     add("--top-k", type=int, default=0, metavar="K", help="choose among the K likeliest bytes (default: all)")
-    top_p = "choose among the likeliest bytes that reach probability P (default: 1)"
-    add("--top-p", type=float, default=1.0, metavar="P", help=top_p)
+    add("--top-p", type=float, default=1.0, metavar="P", help="among the likeliest that together reach P (default: 1)")
     add("--seed", type=int, default=0, help="of the draw (default: 0)")
-    text.set_defaults(command=generate_command)
 
-    share = commands.add_parser("export", help="a finished run without what only resuming needs: a few MB, to share")
-    share.add_argument("run", help="a finished run's folder")
-    share.add_argument("out", help="a new folder; eval, generate and info read it like a run's")
-    share.set_defaults(command=lambda options: export(options.run, options.out))
+    add = command("export", export_command, "a finished run without what only resuming needs, to share").add_argument
+    add("run", help="a finished run's folder")
+    add("out", help="a new folder; eval, generate and info read it like a run's")
 
-    info = commands.add_parser("info", parents=[machine], help="presets, corpora and this machine; or what a run holds")
+    info = command("info", info_command, "presets, corpora and this machine; or what a run holds", machine)
     info.add_argument("run", nargs="?", help="a run's folder, or a checkpoint file")
-    info.set_defaults(command=info_command)
     return top
 
 
@@ -213,14 +201,14 @@ def train_command(options) -> int:
 
 def _train(options, team: Team) -> int:
     """The exit code: 0, or that of the signal that stopped the training."""
+    from shalab.terminal import report, scoring_s, show_progress
+
     if options.change and not options.resume:
         raise InputError("--change goes with --resume: a new run has nothing to change")
     if team.size > 1 and not options.out:
         raise InputError("several processes need --out, the folder of their run")
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # by torchrun, after a process was lost
     options.resume |= restarted and options.out is not None and (Path(options.out) / "config.json").exists()
-    from shalab.terminal import report, scoring_s, show_progress
-
     run = _resumed(options, team) if options.resume else _created(options, team)
     config, trainer = run.config, run.trainer
     print(
@@ -361,28 +349,21 @@ def eval_command(options) -> None:
         folder = Path(options.run) if os.path.isdir(options.run) else Path(options.run).parent
         corpus = corpus_of_run(content["config"]["data"], content["config"]["data_sha256"], folder)
     if options.dynamic:
-        return _eval_dynamic(model, corpus, options, precision)
-    begin, end = corpus.bounds[options.split] if options.split != "all" else (0, len(corpus))
-    reading = {"window": options.window, "n_streams": options.streams, "context": options.context}
-    bpc = evaluate(model, corpus.data, begin, end, precision, **reading)
-    _check_finite([bpc], options.run)
-    print(f"{corpus.name} {options.split}: {bpc:.6f} bits per byte over {end - begin:,} bytes")
-
-
-def _check_finite(scores: list[float], run: str) -> None:
-    if not all(math.isfinite(score) for score in scores):
-        raise InputError(f"the weights of {run} give no finite score")
-
-
-def _eval_dynamic(model: SHARNN, corpus: Corpus, options, precision: Precision) -> None:
-    if options.streams != 1 or options.split not in ("valid", "test"):
-        raise InputError("--dynamic reads valid, or valid and then test, in one stream: leave out --streams")
-    splits = SPLITS[1 : SPLITS.index(options.split) + 1]
-    bounds = [corpus.bounds[splits[0]][0], *(corpus.bounds[split][1] for split in splits)]
-    scores = dynamic_evaluate(model, corpus.data, bounds, precision, context=options.context)
-    _check_finite(scores, options.run)
+        if options.streams != 1 or options.split not in ("valid", "test"):
+            raise InputError("--dynamic reads valid, or valid and then test, in one stream: leave out --streams")
+        splits = ["valid"] if options.split == "valid" else ["valid", "test"]
+        bounds = [corpus.bounds["valid"][0], *(corpus.bounds[split][1] for split in splits)]
+        scores = dynamic_evaluate(model, corpus.data, bounds, precision, context=options.context)
+        how = ", learning while reading"
+    else:
+        begin, end = corpus.bounds[options.split] if options.split != "all" else (0, len(corpus))
+        how_to_read = {"window": options.window, "n_streams": options.streams, "context": options.context}
+        scores = [evaluate(model, corpus.data, begin, end, precision, **how_to_read)]
+        splits, how = [options.split], f" over {end - begin:,} bytes"
+    if not all(map(math.isfinite, scores)):
+        raise InputError(f"the weights of {options.run} give no finite score")
     for split, bpc in zip(splits, scores, strict=True):
-        print(f"{corpus.name} {split}: {bpc:.6f} bits per byte, learning while reading")
+        print(f"{corpus.name} {split}: {bpc:.6f} bits per byte{how}")
 
 
 def generate_command(options) -> None:
@@ -420,6 +401,10 @@ def _prepared(model: SHARNN, options, precision: Precision) -> SHARNN:
             raise InputError(f"--max-context must be at least 0, got {options.max_context}")
         model.max_context = options.max_context
     return precision.place(model)
+
+
+def export_command(options) -> None:
+    export(options.run, options.out)
 
 
 def info_command(options) -> None:

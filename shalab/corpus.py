@@ -48,7 +48,7 @@ class Source:
 
     n_bytes: int
     sha256: str
-    mirrors: tuple[str, ...] = ()  # addresses of its zip archive, in the order in which they are tried
+    mirrors: tuple[str, ...] = ()  # addresses of its zip archive
     prefix_of: str | None = None  # a corpus that begins with this one, which then has no download of its own
 
 
@@ -163,18 +163,18 @@ def load_corpus(name_or_path: str) -> Corpus:
     with reading(name_or_path):
         if source:
             corpus = Corpus(name_or_path, _published(name_or_path, source))
+        elif name_or_path == STDIN:
+            corpus = Corpus(_PIPED, _spooled(standard_input(), _PIPED))
         else:
-            corpus = Corpus(_PIPED, _spooled(standard_input(), _PIPED)) if name_or_path == STDIN else _own(name_or_path)
+            corpus = _own(name_or_path)
     if source and (len(corpus), corpus.sha256) != (source.n_bytes, source.sha256):
         raise InputError(
             f"{corpus.name} is damaged: {len(corpus):,} bytes with SHA-256 {corpus.sha256}, "
             f"expected {source.n_bytes:,} with {source.sha256}; fetch it again with `shalab data {corpus.name}`"
         )
     if len(corpus) < 40:
-        raise InputError(
-            f"{_PIPED if name_or_path == STDIN else name_or_path} has {len(corpus)} bytes; a corpus needs at least 40, "
-            "of which valid and test get 5 % each"
-        )
+        what = _PIPED if name_or_path == STDIN else name_or_path
+        raise InputError(f"{what} has {len(corpus)} bytes; a corpus needs at least 40: valid and test get 5 % each")
     return corpus
 
 
@@ -204,7 +204,7 @@ def _own(path: str) -> Corpus:
         raise InputError(f"no file at {path}; give a path, or one of {', '.join(SOURCES)}") from None
     if stat.S_ISDIR(mode):
         files = _files_below(path)
-        return Corpus(name, _join(files, path), len(files))
+        return Corpus(name, _spooled(_blocks(files), path), len(files))
     if not stat.S_ISREG(mode):
         raise InputError(f"{path} is a device or a pipe; give a file or a folder")
     with open(path, "rb") as file:
@@ -227,16 +227,12 @@ def _files_below(folder: str) -> list[Path]:
     return sorted(files, key=lambda path: path.parts)
 
 
-def _join(files: list[Path], folder: str) -> np.ndarray:
+def _blocks(files: Iterable[Path]) -> Iterator[bytes]:
     """The files' bytes one after the other."""
-
-    def blocks() -> Iterator[bytes]:
-        for path in files:
-            with reading(path), path.open("rb") as file:
-                while block := file.read(BLOCK):
-                    yield block
-
-    return _spooled(blocks(), folder)
+    for path in files:
+        with reading(path), path.open("rb") as file:
+            while block := file.read(BLOCK):
+                yield block
 
 
 def standard_input() -> Iterator[bytes]:

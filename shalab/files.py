@@ -111,7 +111,10 @@ class Owner:
             try:
                 self._lock.acquire()
             except Timeout:
-                raise InputError(f"{folder} is in use by {self._other()}: wait for its end, or stop it") from None
+                owner = "another process"
+                with contextlib.suppress(OSError, ValueError):
+                    owner = "process {} on {}".format(*self.read(folder))
+                raise InputError(f"{folder} is in use by {owner}: wait for its end, or stop it") from None
             self._doing = ""
             self.sign(self.STARTS)
 
@@ -137,7 +140,8 @@ class Owner:
         path = folder / "owner.lock"
         try:
             if path.exists():
-                FileLock(path, timeout=0, thread_local=False, is_singleton=False).acquire().__exit__(None, None, None)
+                with FileLock(path, timeout=0, thread_local=False, is_singleton=False):
+                    pass
         except Timeout:
             return True
         return False
@@ -147,13 +151,6 @@ class Owner:
             self._name.unlink()
             os.unlink(self._lock.lock_file)
         self._lock.release()
-
-    def _other(self) -> str:
-        try:
-            name = self._name.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            name = ""
-        return name.partition("\n")[0] or "another process"
 
 
 def notice(sentence: str) -> None:

@@ -207,7 +207,7 @@ class Run(Background):
             try:
                 while True:
                     if team.any(self.held):
-                        self.trainer.checkpoint()  # a paused run may wait for days
+                        self.trainer.checkpoint()  # a pause may last for days
                         self.holding = True
                         while team.any(self.held):
                             self._go_on.wait(0.05)
@@ -378,24 +378,19 @@ class Run(Background):
 
 
 def _new_model(config: RunConfig, weights: dict | None, precision: Precision) -> SHARNN:
+    """InputError before memory is taken: where there is too little, some systems end the process without a word."""
     try:
-        _check_room(n_parameters(config.model), precision.memory_bytes())
+        n, n_bytes = n_parameters(config.model), precision.memory_bytes()
+        needed = 16 * n  # weights, LAMB's two moments and the best weights so far, in float32
+        if n_bytes and needed > n_bytes:
+            taken = f"{n:,} parameters takes {needed / 1e9:,.1f} GB and more, it has {n_bytes / 1e9:,.1f} GB"
+            raise MemoryError(f"training {taken}")
         model = SHARNN(config.model)
         if weights:
             model.load_state_dict(weights)
         return model
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # how PyTorch says that it is too large
-        raise InputError(f"this machine cannot hold such a model ({' '.join(str(error).split())[:160]})") from error
-
-
-def _check_room(n_parameters: int, there: int | None) -> None:
-    """InputError before memory is taken: where there is too little, some systems end the process without a word."""
-    needed = 4 * 4 * n_parameters  # the weights, LAMB's two moments and the best weights so far, in float32
-    if there and needed > there:
-        raise InputError(
-            f"this machine cannot hold such a model: training {n_parameters:,} parameters takes {needed / 1e9:,.1f} GB "
-            f"and more, it has {there / 1e9:,.1f} GB"
-        )
+        raise InputError(f"this machine cannot hold such a model: {' '.join(str(error).split())[:160]}") from error
 
 
 def other_model(asked: dict, model: ModelConfig) -> list[str]:
