@@ -19,10 +19,10 @@ class Streams:
     """B contiguous streams over (N,) uint8 data.
 
     n_positions  bytes that each stream has to predict, (N // B) - 1
-    share        the streams that this process reads, all by default
+    own          the streams that this process reads, all by default
     """
 
-    def __init__(self, data: np.ndarray, batch_size: int, share: slice = slice(None)):
+    def __init__(self, data: np.ndarray, batch_size: int, own: slice = slice(None)):
         refuse(wrong(COUNT, batch_size=batch_size))
         length = len(data) // batch_size
         if length < 2:
@@ -31,7 +31,7 @@ class Streams:
                 f"use a larger file or --batch-size {max(1, len(data) // 2)} or less"
             )
         self.n_positions = length - 1
-        self._streams = data[: length * batch_size].reshape(batch_size, length)[share]  # (B, N // B), a view
+        self._streams = data[: length * batch_size].reshape(batch_size, length)[own]  # (B, N // B), a view
 
     def window(self, cursor: int, bptt: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of one window: x, y int64, (T, B) each, with T = bptt or what is left of the streams."""

@@ -30,7 +30,7 @@ DTYPES = {
 class Precision:
     """A device, the format of its matrix products, and who shares the work; parameters, LAMB and sums stay in float32.
 
-    free: nobody asked for this format, so that another may be used where it is faster and no less exact than bfloat16.
+    automatic: nobody asked for this format; another may be used where it is faster and no less exact than bfloat16.
     tf32: float32 whose products an NVIDIA card may round.
     Use `Precision.pick`; the bare constructor checks nothing.
     """
@@ -38,7 +38,7 @@ class Precision:
     device: torch.device
     dtype: torch.dtype
     team: Team = ALONE
-    free: bool = False
+    automatic: bool = False
     tf32: bool = False
 
     @classmethod
@@ -55,8 +55,8 @@ class Precision:
             raise InputError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
         if not _available()[device]:
             raise InputError(f"this PyTorch sees no {device} device; use --device cpu or auto")
-        free = dtype == "auto"
-        if free:
+        automatic = dtype == "auto"
+        if automatic:
             dtype = "float32"
             if device == "cuda":
                 dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
@@ -66,7 +66,7 @@ class Precision:
             raise InputError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
         if device == "cuda" and team.size > 1:  # a process of torchrun's; alone, the card that PyTorch uses anyway
             torch.cuda.set_device(team.local_rank)
-        return cls(torch.device(device), DTYPES[dtype], team, free, dtype == "tf32")
+        return cls(torch.device(device), DTYPES[dtype], team, automatic, dtype == "tf32")
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
@@ -95,7 +95,7 @@ class Precision:
         A CPU's bfloat16 products are made for many rows: for one and a matrix of 4096 x 1024, PyTorch's float16 took
         three fifths of their time on an AMD EPYC with bfloat16 instructions; with one of 1024 x 256 they are even.
         """
-        alone = n_rows == 1 and self.device.type == "cpu" and (self.free or self.dtype == torch.bfloat16)
+        alone = n_rows == 1 and self.device.type == "cpu" and (self.automatic or self.dtype == torch.bfloat16)
         return torch.float16 if alone else self.dtype
 
     @property

@@ -30,7 +30,7 @@ def differing(own: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Format:
-    """A device and a number format; free: the user did not ask for this format."""
+    """A device and a number format; free: nobody asked for this format (`Precision.automatic`)."""
 
     device: str
     dtype: str
@@ -39,7 +39,7 @@ class Format:
     @classmethod
     def of(cls, precision: Precision) -> "Format":
         device, dtype = str(precision).removesuffix(")").split(" (")
-        return cls(device, dtype, precision.free)
+        return cls(device, dtype, precision.automatic)
 
     def __str__(self) -> str:
         return f"{self.device} ({self.dtype})"
@@ -50,7 +50,7 @@ class Format:
             with contextlib.suppress(InputError):
                 device = Precision.pick(self.device, "float32", team).device.type
         if dtype in ("auto", self.dtype) and (device == self.device or not self.free):
-            return replace(Precision.pick(device, self.dtype, team), free=self.free)
+            return replace(Precision.pick(device, self.dtype, team), automatic=self.free)
         return Precision.pick(device, dtype, team)
 
 

@@ -62,7 +62,7 @@ MUTATIONS = {
         "test_model.py::test_dropout_masks",
     ),
     "the trust ratio has a floor": (
-        "optim.py", 'ratio = ratio.clamp(min=group["min_trust"])', "pass",
+        "optim.py", 'trust_ratio = trust_ratio.clamp(min=group["min_trust"])', "pass",
         "test_optim.py::test_updates_are_the_textbooks",
     ),
     "it has one in the trick": (

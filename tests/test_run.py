@@ -80,7 +80,7 @@ def contents(folder):
 
 def test_a_run_goes_on_in_its_own_format(make, monkeypatch, capsys):
     """Which nobody times again, on a machine that may be busy now."""
-    precision = replace(Precision.pick("cpu", "float16"), free=True)
+    precision = replace(Precision.pick("cpu", "float16"), automatic=True)
     expected = make("b", precision=precision)
     make("a", 13, precision)
     monkeypatch.setattr("shalab.device.bfloat16_pays", lambda: pytest.fail("timed again"))

@@ -20,7 +20,7 @@ ORDER = (
     "background steering run_config run export cli"
 ).split()
 # The core imports none of these until a command asks for it.
-AROUND = "kept baselines ledger plan calibrate follow terminal plots diagram course".split()
+AROUND = "original kept baselines ledger plan calibrate follow terminal plots diagram course".split()
 TOKENIZATION = "tokenizer pieces counting accounts attacks".split()
 FAST = "conditions masks lstm attention boom lamb decoder process".split()
 
