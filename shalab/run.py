@@ -241,8 +241,8 @@ class Run(Background):
 
     def _take(self) -> Owner:
         """Becomes the owner of the folder and brings its files to the state of this run."""
-        self._check_there()
-        owner = Owner(self.folder)
+        with self._writing():
+            owner = Owner(self.folder)
         try:
             if self._broken:
                 raise InputError(f"an update of {self.folder} was broken off halfway: Run.resume it")
@@ -292,8 +292,9 @@ class Run(Background):
             )
         formats = [*map(str, self.formats), str(self.precision)]
         self.stop.clear()
-        self._check_there()
-        with self._owning(Owner(self.folder), "scoring"):
+        with self._writing():
+            owner = Owner(self.folder)
+        with self._owning(owner, "scoring"):
             result = {
                 **self._scores(),
                 "train_seconds": trainer.elapsed_s,
@@ -334,7 +335,6 @@ class Run(Background):
         if self.formats[-1:] != [now]:
             self.formats.append(now)
         content = {"config": asdict(self.config), "formats": [asdict(each) for each in self.formats], **state}
-        self._check_there()
         with self._writing():
             with (self.folder / "metrics.jsonl").open("rb+") as metrics:  # no checkpoint is ahead of its lines
                 os.fsync(metrics.fileno())
@@ -345,24 +345,20 @@ class Run(Background):
         """Appends to metrics.jsonl, and notices at once if the folder was moved, removed or closed."""
         if line == self._end:  # a run that was over already
             return
-        self._check_there()
         with self._writing(), (self.folder / "metrics.jsonl").open("ab", buffering=0) as file:
             content = as_json(line).encode() + b"\n"
             if file.write(content) < len(content):
                 raise OSError("no space left on the device")
 
-    def _check_there(self) -> None:
-        if not _holds(self.folder, "config.json"):
-            raise WriteError(f"{self.folder} was moved or removed: what it held goes on with --resume where it is now")
-        with self._writing():
-            if not os.access(self.folder, os.W_OK):
-                raise OSError("it has become read-only")
-
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """As `files.writing`; the error also says what is kept and how to continue."""
+        """As `files.writing`, if the folder is where it was; the error also says what is kept and how to continue."""
+        if not _holds(self.folder, "config.json"):
+            raise WriteError(f"{self.folder} was moved or removed: what it held goes on with --resume where it is now")
         try:
             with writing(self.folder):
+                if not os.access(self.folder, os.W_OK):
+                    raise OSError("it has become read-only")
                 yield
         except WriteError as error:
             kept = "no checkpoint yet" if self._kept is None else f"the checkpoint of step {self._kept:,} is kept"
@@ -370,11 +366,10 @@ class Run(Background):
 
     def _stamp(self) -> tuple | None:
         """Tells one newest checkpoint from another."""
-        try:
+        with contextlib.suppress(OSError):
             found = (self.folder / NEWEST).stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
+            return found.st_ino, found.st_size, found.st_mtime_ns
+        return None
 
 
 def _new_model(config: RunConfig, weights: dict | None, precision: Precision) -> SHARNN:
