@@ -28,11 +28,11 @@ SPLITS = ("train", "valid", "test")
 STDIN = "-"  # the name of what standard input brings
 RUN_DATA = "data"  # the file in a run's folder that keeps it
 
-# What the trained model in assets/model pays per byte varies by 0.31 bits from one stretch of 10,000 bytes to the next
-# in enwik6's last 100,000, as much as xz and PPMd differ. Over 1,000 bytes it varies by 0.40, over 10 by 1.15.
+# From one stretch of so many bytes to the next, the trained model's bits per byte vary by 0.31 in enwik6's last 100,000
+# bytes, as much as xz and PPMd differ; over 1,000 bytes they vary by 0.40.
 FEW_BYTES = 10_000
 
-_PIPED = "standard input"  # as readers know it
+_PIPED = "standard input"  # how messages and tables call it
 
 MIRRORS = (  # tried in this order
     "https://mattmahoney.net/dc",
@@ -122,10 +122,7 @@ def stored_path(name: str) -> Path:
 
 
 def canonical(name_or_path: str) -> str:
-    """What a run's config.json says, so that `corpus_of_run` finds it from any folder.
-
-    A published corpus's name, a file's absolute path, or RUN_DATA.
-    """
+    """How config.json names the data: a published corpus's name, a file's absolute path, or RUN_DATA."""
     if name_or_path == STDIN:
         return RUN_DATA
     return name_or_path if name_or_path in SOURCES else str(Path(name_or_path).resolve())
@@ -154,9 +151,8 @@ def corpus_of_run(data: str, sha256: str, folder: Path, moved_to: str | None = N
 def load_corpus(name_or_path: str) -> Corpus:
     """Opens a published corpus by name, any file by path, or all files below a folder as one. Never downloads.
 
-    STDIN is read from standard input to its end. Of a folder, files and folders whose names begin with a dot are left
-    out, and links to folders are not followed. While such a corpus is in use, a copy of it takes room on the cache
-    folder's disk; even a crash leaves none behind.
+    STDIN is read from standard input to its end. In a folder, names that begin with a dot are left out and links to
+    folders are not followed. Both are copied into an unnamed file in the cache folder, which goes with the array.
     Raises InputError if anything is missing, unreadable, too small to split, or not what its name promises.
     """
     source = SOURCES.get(name_or_path)
@@ -245,7 +241,7 @@ def standard_input() -> Iterator[bytes]:
 
 
 def _spooled(blocks: Iterable[bytes], name: str) -> np.ndarray:
-    """The blocks' bytes, mapped from a file without a name, which goes when the array does."""
+    """The blocks' bytes, mapped from an unnamed file that is deleted with the array, also after a crash."""
     with caching(cache_dir()):
         cache_dir().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache_dir()) as joined:

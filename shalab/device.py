@@ -31,7 +31,7 @@ class Precision:
     """A device, the format of its matrix products, and who shares the work; parameters, LAMB and sums stay in float32.
 
     automatic: nobody asked for this format; another may be used where it is faster and no less exact than bfloat16.
-    tf32: float32 whose products an NVIDIA card may round.
+    tf32: float32 whose products a recent NVIDIA card may round to ten bits, faster; elsewhere the same as float32.
     Use `Precision.pick`; the bare constructor checks nothing.
     """
 
@@ -43,11 +43,10 @@ class Precision:
 
     @classmethod
     def pick(cls, device: str = "auto", dtype: str = "auto", team: Team = ALONE) -> "Precision":
-        """device: one of DEVICES; dtype: "auto" or one of DTYPES.
+        """device: one of DEVICES; "auto" takes CUDA, else Apple's MPS, else the CPU.
 
-        auto takes CUDA, then Apple's MPS, then the CPU, and bfloat16 on a card that has it and on a CPU whose
-        products it makes faster, float16 with loss scaling on a card without it, float32 elsewhere. tf32 is float32
-        whose products a recent NVIDIA card may round to ten bits, faster; everywhere else the same as float32.
+        dtype: one of DTYPES; "auto" takes bfloat16 on a card that has it and on a CPU whose products it makes faster,
+        float16 with loss scaling on a card without it, float32 elsewhere.
         """
         if device == "auto":
             device = next((name for name, there in _available().items() if there), "cpu")
@@ -80,7 +79,7 @@ class Precision:
         return _switched(self.tf32) if self.device.type == "cuda" else nullcontext()
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Loss scaling, which float16 needs for its small exponent; passes everything through for other formats."""
+        """Loss scaling, which float16 needs for its small exponent; other formats pass unchanged."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def place(self, x: Tensor | nn.Module):
@@ -138,14 +137,14 @@ class Precision:
 
 
 _switches_lock = threading.Lock()
-_switches_asked: list[tuple] = []  # what stood before, and what those who compute now have asked for
+_switches_asked: list[tuple] = []  # the values before, then those that each thread inside `_switched` asked for
 
 
 @contextlib.contextmanager
 def _switched(tf32: bool) -> Iterator[None]:
     """For NVIDIA cards. Threads may overlap: the last one that began decides, and the last one to end restores."""
-    # No fused attention takes a head this wide, and the one by products does them in float32 unless told otherwise:
-    # the paper's update took 54 ms instead of 75 on an H100.
+    # The third: no fused attention takes a head this wide, and the one by products computes in float32 unless told
+    # otherwise. The paper's update took 54 ms instead of 75 on an H100.
     asked = tf32, tf32, True
     with _switches_lock:
         if not _switches_asked:
@@ -185,7 +184,7 @@ def to_host(x: Tensor) -> Tensor:
 
 
 def print_anything() -> None:
-    """What the terminal or file behind stdout has no sign for is printed as an escape, and ends no program."""
+    """From here on, a character that stdout cannot encode is printed as an escape instead of raising an error."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -194,8 +193,7 @@ def print_anything() -> None:
 def bfloat16_pays(size: int = 1024, rounds: int = 5) -> bool:
     """Whether this CPU multiplies bfloat16 matrices at least 1.3 times as fast as float32 ones, and correctly.
 
-    Only some of those that have instructions for it do. Asked once per process: about a tenth of a second where
-    nothing else computes.
+    Measured once per process, in about a tenth of a second on a quiet machine.
     """
     a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0))
     n_threads = torch.get_num_threads()
@@ -220,7 +218,7 @@ def bfloat16_pays(size: int = 1024, rounds: int = 5) -> bool:
 
 
 def compiled(model: nn.Module) -> Callable:
-    """model by torch.compile. What cannot be compiled, or all of it where there is no compiler, runs as it stands."""
+    """The model by torch.compile; what cannot be compiled, for lack of a compiler too, runs uncompiled."""
     fast = torch.compile(model, dynamic=True)  # windows differ in length
 
     def call(*inputs):

@@ -139,9 +139,8 @@ class Run(Background):
         data           where the same bytes are now, if they have moved
         precision      what to compute in
         device, dtype  the same by name; "auto" is what the run was trained in before
-        changes        other settings from here on, as `RunConfig.with_changes` takes them: {"minutes": 60} lets a run
-                       of 30 minutes, finished or not, go on to 60. The schedule is from then on that of the longer
-                       run, so that a rate which had fallen rises again to what it has halfway
+        changes        new settings, as `RunConfig.with_changes` takes them: {"minutes": 60} lets a run of 30 minutes,
+                       finished or not, go on to 60, with the learning rate that a run of 60 minutes has halfway
 
         Nothing in the folder changes before `events()` is called.
         """
