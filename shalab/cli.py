@@ -12,7 +12,6 @@ import tomllib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,7 @@ from shalab.divergence import NonFiniteError
 from shalab.door import TRICKS, plain
 from shalab.download import fetch
 from shalab.errors import InputError
-from shalab.evaluate import dynamic_evaluate, evaluate
-from shalab.export import export
+from shalab.evaluate import evaluate
 from shalab.fast.process import keep_freed_memory
 from shalab.files import as_json, reading
 from shalab.generate import as_text, generate
@@ -201,7 +199,7 @@ def train_command(options) -> int:
 
 def _train(options, team: Team) -> int:
     """The exit code: 0, or that of the signal that stopped the training."""
-    from shalab.terminal import report, scoring_s, show_progress
+    from shalab.terminal import announce, report, show_progress
 
     if options.change and not options.resume:
         raise InputError("--change goes with --resume: a new run has nothing to change")
@@ -210,21 +208,7 @@ def _train(options, team: Team) -> int:
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # by torchrun, after a process was lost
     options.resume |= restarted and options.out is not None and (Path(options.out) / "config.json").exists()
     run = _resumed(options, team) if options.resume else _created(options, team)
-    config, trainer = run.config, run.trainer
-    print(
-        f"{config.preset} on {run.corpus}, {trainer.model.n_parameters:,} parameters, {run.precision}, "
-        f"seed {config.seed}, {config.budget} -> {run.folder}"
-    )
-    if config.init_from:
-        print(f"begun with the weights of {config.init_from.name}, SHA-256 {config.init_from.sha256}")
-    if run.corpus.caution:
-        print(run.corpus.caution)
-    if config.budget.minutes and not trainer.finished:
-        train_s, score_s = 60 * config.budget.minutes - trainer.elapsed_s, scoring_s(run)
-        print(
-            f"training takes {train_s / 60:.1f} minutes and scoring, on top, about {score_s / 60:.1f}: done at about "
-            f"{datetime.now() + timedelta(seconds=train_s + score_s):%H:%M}, if nothing else keeps the machine busy"
-        )
+    announce(run)
     with stop_on_interrupt(run.stop):
         try:
             ended = show_progress(run)
@@ -236,7 +220,7 @@ def _train(options, team: Team) -> int:
                 raise
             from shalab.plan import savings
 
-            ways = [f"{way} saves about {gb:.1f} GB" for way, gb in savings(config.model, config.train).items()]
+            ways = [f"{way} saves about {gb:.1f} GB" for way, gb in savings(run.config.model, run.config.train).items()]
             raise InputError(f"the device is out of memory; {'; '.join(ways)}. Name another --out") from error
         if team.first and ended.reason == "finished" and not run.stop.is_set():
             try:
@@ -349,6 +333,8 @@ def eval_command(options) -> None:
         folder = Path(options.run) if os.path.isdir(options.run) else Path(options.run).parent
         corpus = corpus_of_run(content["config"]["data"], content["config"]["data_sha256"], folder)
     if options.dynamic:
+        from shalab.dynamic import dynamic_evaluate
+
         if options.streams != 1 or options.split not in ("valid", "test"):
             raise InputError("--dynamic reads valid, or valid and then test, in one stream: leave out --streams")
         splits = ["valid"] if options.split == "valid" else ["valid", "test"]
@@ -404,6 +390,8 @@ def _prepared(model: SHARNN, options, precision: Precision) -> SHARNN:
 
 
 def export_command(options) -> None:
+    from shalab.export import export
+
     export(options.run, options.out)
 
 
@@ -419,9 +407,8 @@ def info_command(options) -> None:
     for trick in TRICKS.values():
         print(f"trick {trick.name}: {'on' if trick.on else 'off'}, {trick.where}; {trick.gain}")
     for name, preset in PRESETS.items():
-        budget = " ".join(f"{value:g} {key}" for key, value in vars(preset.budget).items() if value)
         size = f"width {preset.model.d_model}, {preset.model.n_layers} blocks"
-        print(f"preset {name}: {n_parameters(preset.model):,} parameters, {size}, {budget}")
+        print(f"preset {name}: {n_parameters(preset.model):,} parameters, {size}, {preset.budget}")
     for name, source in SOURCES.items():
         try:
             load_corpus(name)

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import torch
 from tqdm import tqdm
@@ -51,6 +52,25 @@ class Progress:
                 )
 
 
+def announce(run: Run) -> None:
+    """Says what a run is before it trains, and about when it will be done."""
+    config, trainer = run.config, run.trainer
+    print(
+        f"{config.preset} on {run.corpus}, {trainer.model.n_parameters:,} parameters, {run.precision}, "
+        f"seed {config.seed}, {config.budget} -> {run.folder}"
+    )
+    if config.init_from:
+        print(f"begun with the weights of {config.init_from.name}, SHA-256 {config.init_from.sha256}")
+    if run.corpus.caution:
+        print(run.corpus.caution)
+    if config.budget.minutes and not trainer.finished:
+        train_s, score_s = 60 * config.budget.minutes - trainer.elapsed_s, _scoring_s(run)
+        print(
+            f"training takes {train_s / 60:.1f} minutes and scoring, on top, about {score_s / 60:.1f}: done at about "
+            f"{datetime.now() + timedelta(seconds=train_s + score_s):%H:%M}, if nothing else keeps the machine busy"
+        )
+
+
 def show_progress(run: Run) -> EndEvent:
     """Trains to the end, or until it is stopped."""
     ended = EndEvent(run.trainer.step, "stopped")
@@ -63,7 +83,7 @@ def show_progress(run: Run) -> EndEvent:
     return ended
 
 
-def scoring_s(run: Run) -> float:
+def _scoring_s(run: Run) -> float:
     """About how long all evaluations, samples and the final scores will take, measured on a small piece of each."""
     config, model, data = run.config.train, run.trainer.model, run.corpus.data
     (begin, middle), (_, end) = run.corpus.bounds["valid"], run.corpus.bounds["test"]

@@ -17,7 +17,8 @@ from shalab.baselines import COMPRESSORS, _block_start, archivers, baselines, co
 from shalab.bundled import assets_dir
 from shalab.corpus import Corpus, cache_dir, load_corpus
 from shalab.device import Precision
-from shalab.evaluate import Dynamic, charges, dynamic_charges, dynamic_evaluate, evaluate
+from shalab.dynamic import Dynamic, dynamic_charges, dynamic_evaluate
+from shalab.evaluate import charges, evaluate
 from shalab.generate import as_text, generate, generate_batch, sample
 from shalab.laboratory import archivers as laboratory
 from shalab.laboratory.archivers import ARCHIVERS, measured

@@ -90,7 +90,7 @@ MUTATIONS = {
         "test_evaluate.py::test_units",
     ),
     "dynamic evaluation leaves the model as it was": (
-        "evaluate.py", "copy.deepcopy(model).eval()", "model.eval()",
+        "dynamic.py", "copy.deepcopy(model).eval()", "model.eval()",
         "test_evaluate.py::test_dynamic_evaluation_learns_and_leaves_the_model_alone",
     ),
     "top-p stops at the byte that reaches p": (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shalab import SHARNN, InputError, Lamb, ModelConfig, import_original
 from shalab.batches import Streams
 from shalab.checkpoint import load_model, save_checkpoint
-from shalab.evaluate import Dynamic
+from shalab.dynamic import Dynamic
 from shalab.fast.masks import Masks
 from shalab.generate import generate, sample
 from shalab.original import ORIGINAL_NAMES

@@ -17,10 +17,10 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     "errors files metrics bundled corpus download batches parallel device door dropout lstm attention boom "
     "induction model optim schedules presets evaluate generate checkpoint events clock divergence snapshot train "
-    "background steering run_config run export cli"
+    "background steering run_config run cli"
 ).split()
 # The core imports none of these until a command asks for it.
-AROUND = "original kept baselines ledger plan calibrate follow terminal plots diagram course".split()
+AROUND = "original export dynamic kept baselines ledger plan calibrate follow terminal plots diagram course".split()
 TOKENIZATION = "tokenizer pieces counting accounts attacks".split()
 FAST = "conditions masks lstm attention boom lamb decoder process".split()
 
