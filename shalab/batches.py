@@ -65,12 +65,12 @@ class Windows:
         self._next: tuple | None = None  # position, the generator's state before it was drawn, x, y
 
     def prefetch(self) -> None:
-        """Draws the next window and starts moving it to the device. A checkpoint is the same before and after."""
+        """Draws the next window and starts moving it to the device. A checkpoint before and after it is the same."""
         if self._next is None:
-            random = self.generator.get_state()
+            random_state = self.generator.get_state()
             begin = self.cursor if self.cursor < self.streams.n_positions else 0
             bptt = draw_bptt(self.bptt, self.generator) if self.vary else self.bptt
-            self._next = begin, random, *map(self.place, self.streams.window(begin, bptt))
+            self._next = begin, random_state, *map(self.place, self.streams.window(begin, bptt))
 
     def next(self) -> tuple[Tensor, Tensor, bool]:
         """x, y (T, B) on the device, and whether they begin an epoch."""

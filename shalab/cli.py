@@ -75,8 +75,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="shalab", description=description)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def command(name: str, act: Callable, help: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        new = commands.add_parser(name, help=help, parents=parents)
+    def command(name: str, act: Callable, purpose: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        new = commands.add_parser(name, help=purpose, parents=parents)
         new.set_defaults(command=act)
         return new
 
@@ -231,7 +231,7 @@ def _train(options, team: Team) -> int:
                     raise
         if team.first:
             print(f"stopped at step {ended.step:,}; go on with: shalab train --resume --out {run.folder}")
-        return 128 + run.stop.signal if run.stop.is_set() and run.stop.signal else 0
+        return 128 + run.stop.signal_number if run.stop.is_set() and run.stop.signal_number else 0
 
 
 def _created(options, team: Team) -> Run:

@@ -75,7 +75,7 @@ class Precision:
             yield
 
     def switches(self) -> AbstractContextManager:
-        """Inside, PyTorch's switches for a whole process stand as this format needs them; afterwards as before."""
+        """Inside, PyTorch's process-wide settings are those that this format needs; afterwards they are as before."""
         return _switched(self.tf32) if self.device.type == "cuda" else nullcontext()
 
     def scaler(self) -> torch.amp.GradScaler:
@@ -117,7 +117,7 @@ class Precision:
         return n_bytes if n_bytes > 0 else None
 
     def random_state(self) -> dict[str, Tensor]:
-        """Of every generator that training draws from."""
+        """The states of all generators that training draws from."""
         state = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -174,7 +174,7 @@ def _switch(values: tuple[bool, bool, bool]) -> None:
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether the processor computes with x, and not a GPU."""
+    """Whether x is on the CPU."""
     return x.device.type == "cpu"
 
 

@@ -34,9 +34,9 @@ def charges(
     window     bytes per stream and step
     n_streams  1 reads the range in one go. More cut it into equal pieces that are read side by side,
                faster, each warmed up by the bytes before it; places past the last piece's end cost 0.
-               Of several processes each reads every so manieth piece.
-    context    bytes before each piece that are read, but not charged, so that state and memory are
-               those of a reader who has come from there; None takes `warmup_bytes(model)`
+               Of n processes each reads every n-th piece.
+    context    bytes before each piece that are read but not charged, to warm up state and memory; None takes
+               `warmup_bytes(model)`
 
     Byte i is predicted from byte i - 1 and the state, so `begin` is at least 1.
     """

@@ -1,4 +1,4 @@
-"""What a training tells as it goes on: events, and the lines of metrics.jsonl that they become."""
+"""What a training reports as it goes on: events, and the lines of metrics.jsonl that they become."""
 
 import contextlib
 import json

@@ -29,7 +29,7 @@ class Team:
 
     @classmethod
     def join(cls) -> "Team":
-        """Meets the others where torchrun's environment says; alone without it."""
+        """Joins the other processes at the address in torchrun's environment; without one, this process is alone."""
         alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
         rank, size, local_rank = (int(os.environ.get(name, value)) for name, value in alone.items())
         if size == 1:

@@ -231,7 +231,7 @@ class Run(Background):
 
     @contextlib.contextmanager
     def _owning(self, owner: Owner | None, doing: str) -> Iterator[None]:
-        """Inside, the folder is this process's, and others see and steer what it does. None: a team's first has it."""
+        """Inside, this process owns the folder, and others can watch and steer it. None: the first of a team does."""
         if owner is None:
             yield
             return
@@ -364,7 +364,7 @@ class Run(Background):
             raise WriteError(f"{error}; {kept}, go on with: shalab train --resume --out {self.folder}") from error
 
     def _stamp(self) -> tuple | None:
-        """Tells one newest checkpoint from another."""
+        """Identifies the file of the newest checkpoint."""
         with contextlib.suppress(OSError):
             found = (self.folder / NEWEST).stat()
             return found.st_ino, found.st_size, found.st_mtime_ns
@@ -388,7 +388,7 @@ def _new_model(config: RunConfig, weights: dict | None, precision: Precision) ->
 
 
 def other_model(asked: dict, model: ModelConfig) -> list[str]:
-    """Where a model's fields are others than these, in words."""
+    """The fields in which a model differs from these values, in words."""
     others = differing(vars(model), {name: value for name, value in asked.items() if name in vars(model)})
     return [f"{name} {getattr(model, name)} instead of {value}" for name, value in others.items()]
 

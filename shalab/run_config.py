@@ -23,7 +23,7 @@ CHANGEABLE = (
 
 
 def differing(own: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
-    """What of `asked` is otherwise in `own`; a list is as good as a tuple, since JSON and options have no tuples."""
+    """The items of `asked` that differ from `own`. Lists count as tuples, which JSON and options do not have."""
     asked = {name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()}
     return {name: value for name, value in asked.items() if value != own.get(name)}
 
