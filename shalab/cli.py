@@ -126,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
     add("--card", type=float, nargs=3, metavar=figures, help="another card: memory, half-precision speed, bandwidth")
 
     add = command("eval", eval_command, "bits per byte of a split or a file", trained, machine).add_argument
-    add("--data", metavar="NAME_OR_PATH", help="as of train (default: what it was trained on)")
+    add("--data", metavar="NAME_OR_PATH", help="corpus, file, folder, or - (default: what it was trained on)")
     add("--split", choices=(*SPLITS, "all"), default="test", help="what to score (default: test)")
     add("--window", type=int, default=1024, metavar="T", help="bytes per step (default: 1024)")
     add("--context", type=int, metavar="N", help="bytes to read before it (default: 16384, or twice the memory)")
@@ -142,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     add("--bytes", type=int, default=500, metavar="N", help="bytes to write (default: 500)")
     add("--temperature", type=float, default=0.8, help="0 takes the likeliest byte (default: 0.8)")
     add("--top-k", type=int, default=0, metavar="K", help="choose among the K likeliest bytes (default: all)")
-    add("--top-p", type=float, default=1.0, metavar="P", help="among the likeliest that together reach P (default: 1)")
+    add("--top-p", type=float, default=1.0, metavar="P", help="choose among the likeliest that sum to P (default: 1)")
     add("--seed", type=int, default=0, help="of the draw (default: 0)")
 
     add = command("export", export_command, "a finished run without what only resuming needs, to share").add_argument
