@@ -28,10 +28,6 @@ SPLITS = ("train", "valid", "test")
 STDIN = "-"  # the name of what standard input brings
 RUN_DATA = "data"  # the file in a run's folder that keeps it
 
-# From one stretch of so many bytes to the next, the trained model's bits per byte vary by 0.31 in enwik6's last 100,000
-# bytes, as much as xz and PPMd differ; over 1,000 bytes they vary by 0.40.
-FEW_BYTES = 10_000
-
 _PIPED = "standard input"  # how messages and tables call it
 
 MIRRORS = (  # tried in this order
@@ -92,17 +88,6 @@ class Corpus:
         """The bytes of one split, a view."""
         begin, end = self.bounds[name]
         return self.data[begin:end]
-
-    @property
-    def caution(self) -> str:
-        """What to know before believing a score; empty if valid and test are long enough."""
-        valid, test = (len(self.split(name)) for name in ("valid", "test"))
-        if min(valid, test) >= FEW_BYTES:
-            return ""
-        return (
-            f"caution: valid has only {valid:,} bytes and test {test:,}: their scores say little "
-            f"(below {FEW_BYTES:,} bytes they stray by 0.3 bits per byte and more)"
-        )
 
     @cached_property
     def sha256(self) -> str:

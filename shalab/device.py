@@ -88,15 +88,6 @@ class Precision:
             return x.pin_memory().to(self.device, non_blocking=True)
         return x.to(self.device)
 
-    def row_dtype(self, n_rows: int) -> torch.dtype:
-        """The format of matrices that products of so few rows read fastest.
-
-        A CPU's bfloat16 products are made for many rows: for one and a matrix of 4096 x 1024, PyTorch's float16 took
-        three fifths of their time on an AMD EPYC with bfloat16 instructions; with one of 1024 x 256 they are even.
-        """
-        alone = n_rows == 1 and self.device.type == "cpu" and (self.automatic or self.dtype == torch.bfloat16)
-        return torch.float16 if alone else self.dtype
-
     @property
     def on_cpu(self) -> bool:
         return self.device.type == "cpu"
