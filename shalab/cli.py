@@ -355,7 +355,13 @@ def eval_command(options) -> None:
 def generate_command(options) -> None:
     precision = Precision.pick(options.device, options.dtype)
     model = _prepared(load_model(options.run), options, precision)
-    prompt = _prompt(options)
+    if options.prompt_file is None:
+        prompt = options.prompt.encode("utf-8", "surrogateescape")
+    elif options.prompt_file == STDIN:
+        prompt = b"".join(standard_input())
+    else:
+        with reading(options.prompt_file):
+            prompt = Path(options.prompt_file).read_bytes()
     sampling = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")}
     stream = generate(model, prompt, options.bytes, precision, **sampling)
     if options.raw:
@@ -370,15 +376,6 @@ def generate_command(options) -> None:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
-
-
-def _prompt(options) -> bytes:
-    if options.prompt_file is None:
-        return options.prompt.encode("utf-8", "surrogateescape")
-    if options.prompt_file == STDIN:
-        return b"".join(standard_input())
-    with reading(options.prompt_file):
-        return Path(options.prompt_file).read_bytes()
 
 
 def _prepared(model: SHARNN, options, precision: Precision) -> SHARNN:

@@ -110,18 +110,14 @@ class Precision:
     def random_state(self) -> dict[str, Tensor]:
         """The states of all generators that training draws from."""
         state = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            state["cuda"] = torch.cuda.get_rng_state(self.device)
-        elif self.device.type == "mps":
-            state["mps"] = torch.mps.get_rng_state()
+        if not self.on_cpu:
+            state[self.device.type] = torch.get_device_module(self.device).get_rng_state()
         return state
 
     def set_random_state(self, state: dict[str, Tensor]) -> None:
         torch.set_rng_state(state["cpu"])
-        if "cuda" in state and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda"], self.device)
-        elif "mps" in state and self.device.type == "mps":
-            torch.mps.set_rng_state(state["mps"])
+        if not self.on_cpu and self.device.type in state:
+            torch.get_device_module(self.device).set_rng_state(state[self.device.type])
 
     def __str__(self) -> str:
         return f"{self.device.type} ({'tf32' if self.tf32 else str(self.dtype).removeprefix('torch.')})"

@@ -404,14 +404,13 @@ def _check_unused(folder: Path, data: str) -> None:
     with contextlib.suppress(InputError):  # config.json alone is left by a run that was killed before its first line
         if there == ["config.json"] and RunConfig.read(folder):
             there = []
-    if _holds(folder, "config.json", NEWEST) and there:
+    if {"config.json", NEWEST}.intersection(there):
         raise InputError(f"{folder} already holds a run: add --resume to go on with it, or name another --out")
+    if data == STDIN:
+        there += _holds(folder, RUN_DATA)
     if there:
         raise InputError(f"{folder} holds {', '.join(there)} already: name another --out")
-    if data == STDIN:
-        if _holds(folder, RUN_DATA):
-            raise InputError(f"{folder} holds {RUN_DATA} already: name another --out")
-    elif data not in SOURCES:
+    if data != STDIN and data not in SOURCES:
         source, out = Path(data).resolve(), folder.resolve()
         if source in (out, *out.parents):
             raise InputError(f"{folder} is inside {data}, which is read as data: name an --out elsewhere")

@@ -112,9 +112,8 @@ class RollingDecoder:
                 memories = [RollingMemory(x, self.model.max_context) for x in rows]
                 block.attention = RollingHead(block.attention, memories)
         self.state = _beside([state.hidden for state in states])
-        self.model.to(
-            weights_dtype(len(prompts), precision)
-        )  # autocast would round the weights once more for every byte
+        # Autocast would round the weights once more for every byte.
+        self.model.to(weights_dtype(len(prompts), precision))
 
     def step(self, ids: Tensor) -> Tensor:
         """(B,) -> (B, V)"""
