@@ -396,8 +396,8 @@ def info_command(options) -> None:
     if options.run:
         content = load_checkpoint(options.run)
         model_config(content, options.run)
-        told = {"step": content.get("step"), "best_valid_bpc": content.get("best_bpc"), **content["config"]}
-        print(as_json(told, indent=2))
+        facts = {"step": content.get("step"), "best_valid_bpc": content.get("best_bpc"), **content["config"]}
+        print(as_json(facts, indent=2))
         return
     precision = Precision.pick(options.device, options.dtype)
     print(f"device: {precision}, {torch.get_num_threads()} threads, torch {torch.__version__}")
@@ -409,7 +409,7 @@ def info_command(options) -> None:
     for name, source in SOURCES.items():
         try:
             load_corpus(name)
-            there = "verified"
+            state = "verified"
         except InputError:
-            there = f"not here: shalab data {name}"
-        print(f"corpus {name}: {source.n_bytes:,} bytes, {there}")
+            state = f"not here: shalab data {name}"
+        print(f"corpus {name}: {source.n_bytes:,} bytes, {state}")

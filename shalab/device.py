@@ -49,7 +49,7 @@ class Precision:
         float16 with loss scaling on a card without it, float32 elsewhere.
         """
         if device == "auto":
-            device = next((name for name, there in _available().items() if there), "cpu")
+            device = next(name for name, usable in _available().items() if usable)
         if device not in DEVICES:
             raise InputError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
         if not _available()[device]:

@@ -69,8 +69,8 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file, unless it holds this text already."""
     content = text.encode()
     with writing(path.parent):
-        there = path.read_bytes() if path.exists() else None
-    if there != content:
+        present = path.read_bytes() if path.exists() else None
+    if present != content:
         with replacing(path) as file:
             file.write(content)
 

@@ -88,8 +88,8 @@ class Run(Background):
         if init_from is not None:
             source = load_model(Path(init_from))
             origin, weights = Origin.of(init_from, source), source.state_dict()
-            if kept := other_model(vars(preset.model), source.config):
-                notice(f"the model is that of {init_from}: {', '.join(kept)}")
+            if differences := other_model(vars(preset.model), source.config):
+                notice(f"the model is that of {init_from}: {', '.join(differences)}")
             preset = replace(preset, model=source.config)
         corpus = load_corpus(data)
         if (vocab_size := preset.model.vocab_size) != 256 and not (largest := corpus.data.max()) < vocab_size < 256:
@@ -263,8 +263,8 @@ class Run(Background):
     def _write_beginning(self) -> None:
         """config.json, and metrics.jsonl without the lines of steps that no checkpoint has."""
         write_json(self.folder / "config.json", asdict(self.config))
-        there = self.metrics() if _holds(self.folder, "metrics.jsonl") else []
-        lines = [line for line in there if line["step"] <= self.trainer.step]
+        written = self.metrics() if _holds(self.folder, "metrics.jsonl") else []
+        lines = [line for line in written if line["step"] <= self.trainer.step]
         write_text(self.folder / "metrics.jsonl", "".join(as_json(line) + "\n" for line in lines))
         self._end = lines[-1] if lines else None
 
@@ -400,16 +400,16 @@ def _holds(folder: Path, *names: str) -> list[str]:
 
 def _check_unused(folder: Path, data: str) -> None:
     """InputError if a new run in folder would touch what is there, or read what it writes."""
-    there = _holds(folder, *MADE)
+    taken = _holds(folder, *MADE)
     with contextlib.suppress(InputError):  # config.json alone is left by a run that was killed before its first line
-        if there == ["config.json"] and RunConfig.read(folder):
-            there = []
-    if {"config.json", NEWEST}.intersection(there):
+        if taken == ["config.json"] and RunConfig.read(folder):
+            taken = []
+    if {"config.json", NEWEST}.intersection(taken):
         raise InputError(f"{folder} already holds a run: add --resume to go on with it, or name another --out")
     if data == STDIN:
-        there += _holds(folder, RUN_DATA)
-    if there:
-        raise InputError(f"{folder} holds {', '.join(there)} already: name another --out")
+        taken += _holds(folder, RUN_DATA)
+    if taken:
+        raise InputError(f"{folder} holds {', '.join(taken)} already: name another --out")
     if data != STDIN and data not in SOURCES:
         source, out = Path(data).resolve(), folder.resolve()
         if source in (out, *out.parents):
