@@ -10,8 +10,9 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 from shalab import fast  # noqa: E402, F401, I001 - the tricks take their places
 from shalab.errors import InputError  # noqa: E402
-from shalab.model import SHARNN, ModelConfig, State, import_original  # noqa: E402
+from shalab.model import SHARNN, ModelConfig, State  # noqa: E402
 from shalab.optim import Lamb  # noqa: E402
+from shalab.original import import_original  # noqa: E402
 
 __version__ = "0.1.0"  # pyproject.toml reads it here
 __all__ = ["SHARNN", "InputError", "Lamb", "ModelConfig", "State", "import_original"]

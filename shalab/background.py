@@ -21,13 +21,13 @@ class StateEvent:
 
 
 class Stop(threading.Event):
-    """Set by whoever wants a training to end; `signal` is the number of the signal that set it, if one did."""
+    """Set by whoever wants a training to end; `signal_number` is that of the signal that set it, if one did."""
 
-    signal: int | None = None
+    signal_number: int | None = None
 
 
 class Background:
-    """Has `events()`, which a thread can read: started, paused, stopped, waited for.
+    """Something whose `events()` a thread reads; it can be started, paused, stopped and waited for.
 
     listener  called in that thread with each event, and with a StateEvent at each change; there is one at a time
     stop      `events()` itself looks at it
@@ -38,7 +38,7 @@ class Background:
         self.listener: Callable = lambda event: None
         self._go_on = threading.Event()
         self._go_on.set()
-        self.holding = False  # whether a pause has begun: after it was asked for, what is under way comes to its end
+        self.holding = False  # in a pause, which begins after the event under way when it is asked for
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -76,7 +76,7 @@ class Background:
 
     @property
     def held(self) -> bool:
-        """Whether it is to hold before the next event."""
+        """Whether a pause was asked for and has not been ended."""
         return not (self._go_on.is_set() or self.stop.is_set())
 
     def wait(self) -> None:
@@ -134,7 +134,7 @@ def stop_on_interrupt(stop: Stop) -> Iterator[None]:
     def on_signal(number, frame):
         if stop.is_set():
             raise KeyboardInterrupt
-        stop.signal = number
+        stop.signal_number = number
         stop.set()
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}

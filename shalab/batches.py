@@ -19,10 +19,10 @@ class Streams:
     """B contiguous streams over (N,) uint8 data.
 
     n_positions  bytes that each stream has to predict, (N // B) - 1
-    share        the streams that this process reads, all by default
+    own          the streams that this process reads, all by default
     """
 
-    def __init__(self, data: np.ndarray, batch_size: int, share: slice = slice(None)):
+    def __init__(self, data: np.ndarray, batch_size: int, own: slice = slice(None)):
         refuse(wrong(COUNT, batch_size=batch_size))
         length = len(data) // batch_size
         if length < 2:
@@ -31,7 +31,7 @@ class Streams:
                 f"use a larger file or --batch-size {max(1, len(data) // 2)} or less"
             )
         self.n_positions = length - 1
-        self._streams = data[: length * batch_size].reshape(batch_size, length)[share]  # (B, N // B), a view
+        self._streams = data[: length * batch_size].reshape(batch_size, length)[own]  # (B, N // B), a view
 
     def window(self, cursor: int, bptt: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of one window: x, y int64, (T, B) each, with T = bptt or what is left of the streams."""
@@ -65,12 +65,12 @@ class Windows:
         self._next: tuple | None = None  # position, the generator's state before it was drawn, x, y
 
     def prefetch(self) -> None:
-        """Draws the next window and starts moving it to the device. A checkpoint is the same before and after."""
+        """Draws the next window and starts moving it to the device. A checkpoint before and after it is the same."""
         if self._next is None:
-            random = self.generator.get_state()
+            random_state = self.generator.get_state()
             begin = self.cursor if self.cursor < self.streams.n_positions else 0
             bptt = draw_bptt(self.bptt, self.generator) if self.vary else self.bptt
-            self._next = begin, random, *map(self.place, self.streams.window(begin, bptt))
+            self._next = begin, random_state, *map(self.place, self.streams.window(begin, bptt))
 
     def next(self) -> tuple[Tensor, Tensor, bool]:
         """x, y (T, B) on the device, and whether they begin an epoch."""

@@ -84,7 +84,7 @@ def measure(preset: Preset, precision: Precision) -> dict[str, float] | None:
         streams //= 2
     if not streams:
         return None
-    random = precision.random_state()
+    random_state = precision.random_state()
     try:
         timed = _Timed(preset, replace(train, batch_size=streams), precision)
         long = short
@@ -94,7 +94,7 @@ def measure(preset: Preset, precision: Precision) -> dict[str, float] | None:
                 break
         short_s, long_s = timed.updates(short), timed.updates(long)
     finally:
-        precision.set_random_state(random)
+        precision.set_random_state(random_state)
     per_byte = (long_s - short_s) / (long - short) if long > short else 0.0
     if not 0 < per_byte * long <= long_s:  # so short that what else the machine did counts for more
         per_byte = long_s / long

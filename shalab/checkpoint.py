@@ -19,7 +19,7 @@ NEWEST, BEFORE = "checkpoint.pt", "checkpoint-before.pt"  # in a run's folder
 
 
 class Damaged(InputError):
-    """A checkpoint that is not there, or not as it was written."""
+    """A checkpoint that is missing, or not as it was written."""
 
 
 def save_checkpoint(path: Path, content: dict, before: Path | None = None) -> None:
@@ -27,7 +27,7 @@ def save_checkpoint(path: Path, content: dict, before: Path | None = None) -> No
 
     A crash, a full disk or a signal leaves the previous checkpoint in place, at `path` or `before`.
     """
-    buffer = io.BytesIO()  # PyTorch turns the errors of a file into others
+    buffer = io.BytesIO()  # writing to a file, torch.save would hide the system's errors
     torch.save({"format": FORMAT, "version": VERSION, **content}, buffer)
     with replacing(path, before) as file:
         file.write(buffer.getbuffer())
@@ -112,7 +112,7 @@ def model_config(content: dict, path: Path) -> ModelConfig:
 
 
 def weights_sha256(model: SHARNN) -> str:
-    """Of a model's weights in float32: the same wherever a copy of them lies, if none of them was rounded."""
+    """The SHA-256 of a model's weights in float32, which unrounded copies share."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.float().contiguous().numpy().tobytes())

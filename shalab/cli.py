@@ -8,11 +8,10 @@ import math
 import os
 import re
 import sys
-import time
 import tomllib
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +19,31 @@ import torch
 from tqdm import tqdm
 
 from shalab.background import stop_on_interrupt
-from shalab.calibrate import here
 from shalab.checkpoint import best_model, load_checkpoint, load_model, model_config
-from shalab.corpus import (
-    CACHE_VARIABLE,
-    SOURCES,
-    SPLITS,
-    STDIN,
-    Corpus,
-    corpus_of_run,
-    load_corpus,
-    reading,
-    standard_input,
-)
+from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, STDIN, corpus_of_run, load_corpus, standard_input
 from shalab.device import DEVICES, DTYPES, Precision, print_anything
 from shalab.divergence import NonFiniteError
 from shalab.door import TRICKS, plain
 from shalab.download import fetch
 from shalab.errors import InputError
-from shalab.evaluate import dynamic_evaluate, evaluate, warmup_bytes
-from shalab.events import EndEvent, as_line
-from shalab.export import export
+from shalab.evaluate import evaluate
 from shalab.fast.process import keep_freed_memory
-from shalab.files import as_json, write_text
-from shalab.follow import Follower
+from shalab.files import as_json, reading
 from shalab.generate import as_text, generate
-from shalab.model import SHARNN, ModelConfig
+from shalab.model import SHARNN, ModelConfig, n_parameters
 from shalab.parallel import Team, lost
-from shalab.plan import CARDS, Card, plan, savings
 from shalab.presets import MOST, PRESETS, Budget, TrainConfig, find_preset
 from shalab.run import Run, other_model
 from shalab.run_config import CHANGEABLE, differing
 
+# What only shows, watches or plans is imported by the command that needs it.
+
 CONFIGS = {"model": ModelConfig, "train": TrainConfig}
+ASKS = {  # of `shalab watch`
+    "pause": "ask its process to hold, with a checkpoint",
+    "continue": "let it go on; a run that nobody trains is resumed here, in a process of its own",
+    "stop": "ask its process to stop, with a checkpoint",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -80,104 +71,86 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All commands and options."""
-    top = argparse.ArgumentParser(
-        prog="shalab", description="Single Headed Attention RNN, from bytes to a trained model."
-    )
+    description = "Single Headed Attention RNN, from bytes to a trained model."
+    top = argparse.ArgumentParser(prog="shalab", description=description)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, act: Callable, purpose: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        new = commands.add_parser(name, help=purpose, parents=parents)
+        new.set_defaults(command=act)
+        return new
 
     machine = argparse.ArgumentParser(add_help=False)
     add = machine.add_argument
     add("--device", choices=DEVICES, default="auto", help="where to compute (default: auto, the fastest there is)")
     add("--dtype", choices=("auto", *DTYPES), default="auto", help="format of matrix products (default: auto)")
-
-    equations = "by the equations as they are written, without the tricks that `shalab info` lists"
-    add("--plain", action="store_true", help=equations)
+    add("--plain", action="store_true", help="the equations as written, without the tricks of `shalab info`")
 
     trained = argparse.ArgumentParser(add_help=False)
     add = trained.add_argument
     add("run", help="a run's folder, or a checkpoint file")
     add("--max-context", type=int, metavar="K", help="most bytes that attention sees (default: as trained)")
 
-    data = commands.add_parser("data", help="download and verify a corpus")
+    data = command("data", data_command, "download and verify a corpus")
     data.add_argument("name", choices=SOURCES, help=f"kept in a cache folder that ${CACHE_VARIABLE} can move")
-    data.set_defaults(command=data_command)
 
-    train = commands.add_parser("train", parents=[machine], help="train a model")
+    train = command("train", train_command, "train a model", machine)
     add = train.add_argument
     add("--preset", help=f"recipe, one of {', '.join(PRESETS)} (default: laptop)")
     add("--config", metavar="FILE", help="TOML or JSON with fields of [model] and [train], such as a run's config.json")
-    embedded = "corpus, file or folder, - for standard input (default: enwik6, which is embedded)"
-    add("--data", metavar="NAME_OR_PATH", help=embedded)
-    begin = "begin with the best weights of a run, an export or a checkpoint file, and keep to its model"
-    add("--init-from", metavar="RUN_OR_MODEL", help=begin)
+    add("--data", metavar="NAME_OR_PATH", help="corpus, file, folder, or - for standard input (default: enwik6)")
+    add(
+        "--init-from", metavar="RUN_OR_MODEL", help="begin with the best weights of a run or export, and keep its model"
+    )
     add("--out", metavar="DIR", help="the run's folder (default: runs/PRESET-DATA-NUMBER, a new one)")
     add("--seed", type=int, metavar="S", help="of initialisation, dropout and window lengths (default: 0)")
     add("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
-    change = "with --resume: go on with the length and the settings given here, a finished run too"
-    add("--change", action="store_true", help=change)
+    add("--change", action="store_true", help="with --resume: go on with the length and settings given here")
     add = train.add_mutually_exclusive_group().add_argument
     add("--minutes", type=float, metavar="X", help="train for X minutes, not counting evaluations")
     add("--steps", type=int, metavar="N", help="train for N updates")
     add("--epochs", type=float, metavar="E", help="train for E passes over the training split")
     for name, config in CONFIGS.items():
         _add_fields(train.add_argument_group(f"{name} (default: the preset's values)"), config)
-    train.set_defaults(command=train_command)
 
-    watch = commands.add_parser("watch", help="follow a run that another process trains, here or on another machine")
-    add = watch.add_argument
-    add("run", help="the run's folder")
+    watch = command("watch", watch_command, "follow a run that another process trains, here or on another machine")
+    watch.add_argument("run", help="the run's folder")
     add = watch.add_mutually_exclusive_group().add_argument
-    asking = "ask the process to %s, and do not follow it"
-    add("--pause", dest="ask", action="store_const", const="pause", help=asking % "hold, with a checkpoint")
-    proceed = "let it go on; a run that nobody trains is resumed here, in a process of its own"
-    add("--continue", dest="ask", action="store_const", const="continue", help=proceed)
-    add("--stop", dest="ask", action="store_const", const="stop", help=asking % "stop, with a checkpoint")
-    watch.set_defaults(command=watch_command)
+    for name, effect in ASKS.items():
+        add(f"--{name}", dest="ask", action="store_const", const=name, help=f"do not follow it, but {effect}")
 
-    costs = "what a preset's run costs here and on GPUs: memory, speed, time, energy; here, seconds of it are tried"
-    planning = commands.add_parser("plan", help=costs)
-    add = planning.add_argument
+    add = command("plan", plan_command, "what a preset's run costs here and on GPUs: memory, time, energy").add_argument
     add("--preset", default="paper", help="recipe (default: paper)")
     add("--data", default="enwik8", metavar="NAME_OR_PATH", help="corpus, file or folder (default: enwik8)")
-    card = "another card: memory, half-precision TFLOP/s, memory bandwidth"
-    add("--card", type=float, nargs=3, metavar=("GB", "TFLOPS", "GB_PER_S"), help=card)
-    planning.set_defaults(command=plan_command)
+    figures = "GB", "TFLOPS", "GB_PER_S"
+    add("--card", type=float, nargs=3, metavar=figures, help="another card: memory, half-precision speed, bandwidth")
 
-    evaluation = commands.add_parser("eval", parents=[trained, machine], help="bits per byte of a split or a file")
-    add = evaluation.add_argument
-    trained_on = "corpus, file or folder, - for standard input (default: what it was trained on)"
-    add("--data", metavar="NAME_OR_PATH", help=trained_on)
+    add = command("eval", eval_command, "bits per byte of a split or a file", trained, machine).add_argument
+    add("--data", metavar="NAME_OR_PATH", help="corpus, file, folder, or - (default: what it was trained on)")
     add("--split", choices=(*SPLITS, "all"), default="test", help="what to score (default: test)")
     add("--window", type=int, default=1024, metavar="T", help="bytes per step (default: 1024)")
     add("--context", type=int, metavar="N", help="bytes to read before it (default: 16384, or twice the memory)")
     add("--streams", type=int, default=1, metavar="S", help="pieces to read side by side (default: 1)")
-    dynamic = "learn from each byte after it is charged (Krause et al. 2018); one pass, valid before test"
-    add("--dynamic", action="store_true", help=dynamic)
-    evaluation.set_defaults(command=eval_command)
+    add("--dynamic", action="store_true", help="learn from each byte after it is charged; valid is read before test")
 
-    text = commands.add_parser("generate", parents=[trained, machine], help="continue a prompt")
+    text = command("generate", generate_command, "continue a prompt", trained, machine)
     add = text.add_mutually_exclusive_group().add_argument
     add("--prompt", default="\n", help="text to continue (default: a new line)")
     add("--prompt-file", metavar="FILE", help="its bytes are continued, of whatever kind; - for standard input")
     add = text.add_argument
-    raw = "write the new bytes themselves and nothing else: no prompt before them, no new line after them, no decoding"
-    add("--raw", action="store_true", help=raw)
+    add("--raw", action="store_true", help="write the new bytes themselves and nothing else")
     add("--bytes", type=int, default=500, metavar="N", help="bytes to write (default: 500)")
     add("--temperature", type=float, default=0.8, help="0 takes the likeliest byte (default: 0.8)")
     add("--top-k", type=int, default=0, metavar="K", help="choose among the K likeliest bytes (default: all)")
-    top_p = "choose among the likeliest bytes that reach probability P (default: 1)"
-    add("--top-p", type=float, default=1.0, metavar="P", help=top_p)
+    add("--top-p", type=float, default=1.0, metavar="P", help="choose among the likeliest that sum to P (default: 1)")
     add("--seed", type=int, default=0, help="of the draw (default: 0)")
-    text.set_defaults(command=generate_command)
 
-    share = commands.add_parser("export", help="a finished run without what only resuming needs: a few MB, to share")
-    share.add_argument("run", help="a finished run's folder")
-    share.add_argument("out", help="a new folder; eval, generate and info read it like a run's")
-    share.set_defaults(command=lambda options: export(options.run, options.out))
+    add = command("export", export_command, "a finished run without what only resuming needs, to share").add_argument
+    add("run", help="a finished run's folder")
+    add("out", help="a new folder; eval, generate and info read it like a run's")
 
-    info = commands.add_parser("info", parents=[machine], help="presets, corpora and this machine; or what a run holds")
+    info = command("info", info_command, "presets, corpora and this machine; or what a run holds", machine)
     info.add_argument("run", nargs="?", help="a run's folder, or a checkpoint file")
-    info.set_defaults(command=info_command)
     return top
 
 
@@ -226,6 +199,8 @@ def train_command(options) -> int:
 
 def _train(options, team: Team) -> int:
     """The exit code: 0, or that of the signal that stopped the training."""
+    from shalab.terminal import announce, report, show_progress
+
     if options.change and not options.resume:
         raise InputError("--change goes with --resume: a new run has nothing to change")
     if team.size > 1 and not options.out:
@@ -233,21 +208,7 @@ def _train(options, team: Team) -> int:
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # by torchrun, after a process was lost
     options.resume |= restarted and options.out is not None and (Path(options.out) / "config.json").exists()
     run = _resumed(options, team) if options.resume else _created(options, team)
-    config, trainer = run.config, run.trainer
-    print(
-        f"{config.preset} on {run.corpus}, {trainer.model.n_parameters:,} parameters, {run.precision}, "
-        f"seed {config.seed}, {config.budget} -> {run.folder}"
-    )
-    if config.init_from:
-        print(f"begun with the weights of {config.init_from.name}, SHA-256 {config.init_from.sha256}")
-    if run.corpus.caution:
-        print(run.corpus.caution)
-    if config.budget.minutes and not trainer.finished:
-        train_s, scoring_s = 60 * config.budget.minutes - trainer.elapsed_s, _scoring_s(run)
-        print(
-            f"training takes {train_s / 60:.1f} minutes and scoring, on top, about {scoring_s / 60:.1f}: done at about "
-            f"{datetime.now() + timedelta(seconds=train_s + scoring_s):%H:%M}, if nothing else keeps the machine busy"
-        )
+    announce(run)
     with stop_on_interrupt(run.stop):
         try:
             ended = show_progress(run)
@@ -257,7 +218,9 @@ def _train(options, team: Team) -> int:
                 return 1
             if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
                 raise
-            ways = [f"{way} saves about {gb:.1f} GB" for way, gb in savings(config.model, config.train).items()]
+            from shalab.plan import savings
+
+            ways = [f"{way} saves about {gb:.1f} GB" for way, gb in savings(run.config.model, run.config.train).items()]
             raise InputError(f"the device is out of memory; {'; '.join(ways)}. Name another --out") from error
         if team.first and ended.reason == "finished" and not run.stop.is_set():
             try:
@@ -268,30 +231,7 @@ def _train(options, team: Team) -> int:
                     raise
         if team.first:
             print(f"stopped at step {ended.step:,}; go on with: shalab train --resume --out {run.folder}")
-        return 128 + run.stop.signal if run.stop.is_set() and run.stop.signal else 0
-
-
-def _scoring_s(run: Run) -> float:
-    """About how long all evaluations, samples and the final scores will take, measured on a small piece of each."""
-    config, model, data = run.config.train, run.trainer.model, run.corpus.data
-    (begin, middle), (_, end) = run.corpus.bounds["valid"], run.corpus.bounds["test"]
-
-    def per_byte(n: int, act) -> float:
-        act()
-        began = time.perf_counter()
-        act()
-        return (time.perf_counter() - began) / n
-
-    def reading(n_streams: int) -> float:
-        n = min(1024 * n_streams, middle - begin)
-        streams = min(n, n_streams)
-        return per_byte(n, lambda: evaluate(model, data, begin, begin + n, run.precision, n_streams=streams, context=0))
-
-    writing = per_byte(20, lambda: list(generate(model, b"\n", 20, run.precision)))
-    valid = min(middle - begin, config.valid_bytes or middle) + 2 * config.batch_size * model.max_context
-    evaluation = reading(config.batch_size) * valid + writing * (100 + config.sample_bytes)
-    left = config.evaluations - run.trainer.scored
-    return left * evaluation + reading(1) * (end - begin + 2 * warmup_bytes(model)) + writing * 1000
+        return 128 + run.stop.signal_number if run.stop.is_set() and run.stop.signal_number else 0
 
 
 def _created(options, team: Team) -> Run:
@@ -366,174 +306,62 @@ def _resumed(options, team: Team) -> Run:
     return run
 
 
-class Progress:
-    """A run's events, or their lines in metrics.jsonl, as a progress bar with a line per evaluation."""
+def watch_command(options) -> None:
+    from shalab.follow import Follower
+    from shalab.terminal import watch
 
-    def __init__(self, step: int, total_steps: int | None, best_bpc: float | None):
-        self.smooth: float | None = None
-        self.valid = f"{best_bpc:.3f}" if best_bpc is not None and best_bpc < math.inf else "-"
-        self.bar = tqdm(total=total_steps, initial=step, unit="step", disable=None)
-
-    def show(self, line: dict) -> None:
-        bar = self.bar
-        match line["event"]:
-            case "step":
-                bpc = line["bpc"] or math.nan
-                self.smooth = bpc if self.smooth is None else 0.95 * self.smooth + 0.05 * bpc
-                bar.total = line["total_steps"]
-                bar.update(line["step"] - bar.n)
-                speed = line["n_bytes"] / line["elapsed_s"] / 1e3
-                text = f"train {self.smooth:.3f} valid {self.valid} bpc, {speed:.1f} kB/s"
-                bar.set_postfix_str(text, refresh=False)
-            case "eval":
-                self.valid = f"{line['valid_bpc']:.3f}"
-                bar.write(
-                    f"step {line['step']:,}: {line['n_bytes'] / 1e6:.2f} MB read in {line['elapsed_s']:.0f} s, "
-                    f"train {self.smooth or math.nan:.3f}, valid {self.valid} bpc{' (best)' if line['best'] else ''}"
-                )
-
-
-def show_progress(run: Run) -> EndEvent:
-    """Trains to the end, or until it is stopped."""
-    ended = EndEvent(run.trainer.step, "stopped")
-    progress = Progress(run.trainer.step, run.config.total_steps, run.trainer.best_bpc)
-    with progress.bar:
-        for event in run.events():
-            progress.show(as_line(event))
-            if isinstance(event, EndEvent):
-                ended = event
-    return ended
-
-
-def watch_command(options) -> int:
-    """Ctrl-C ends the watching, not the training."""
+    if not options.ask:
+        return watch(options.run)
     follower = Follower(options.run)
-    if options.ask:
-        {"pause": follower.pause, "continue": follower.proceed, "stop": follower.end}[options.ask]()
-        return 0
-    if follower.process:
-        process, machine = follower.process
-        print(f"{options.run}: process {process} on {machine}; Ctrl-C ends the watching, --stop the training")
-    progress, line = Progress(0, None, None), {}
-    with stop_on_interrupt(follower.stop), progress.bar:
-        for line in follower.events():
-            try:
-                progress.show(line)
-            except (KeyError, TypeError) as error:
-                raise InputError(f"{options.run} holds a line that is none of a run's: {str(line)[:80]}") from error
-    if line.get("reason") == "stopped":
-        print(f"stopped at step {line['step']:,}; go on with: shalab train --resume --out {options.run}")
-    if follower.finished:
-        scores = follower.result()
-        print(f"finished: valid {scores['valid_bpc']:.3f}, test {scores['test_bpc']:.3f} bits per byte")
-    return 0
-
-
-def report(run: Run, result: dict) -> None:
-    """Prints the table; writes curve.png and sample.txt."""
-    from shalab import plots  # matplotlib takes a second to import; only here it is needed
-    from shalab.baselines import COMPRESSORS, PUBLISHED, archivers, baselines
-
-    seen = "; ".join(f"{name}: {compressor.seen}" for name, compressor in COMPRESSORS.items())
-    print(f"comparing with compressors, given what they can use of the bytes before ({seen}) ...", flush=True)
-    rivals = baselines(run.corpus.data, run.corpus.bounds) | archivers(run.corpus)
-    rows = [(name, *scores) for name, scores in rivals.items()]
-    rows.append((f"this model, {result['n_parameters']:,} parameters", result["valid_bpc"], result["test_bpc"]))
-    rows.sort(key=lambda row: -row[2])
-    lines = [f"{'bits per byte':<56}{'valid':>9}{'test':>9}"]
-    digits = {name: 2 for name, compressor in COMPRESSORS.items() if compressor.blocks}  # its cut moves the third
-    for name, *scores in rows:
-        lines.append(f"{name:<56}" + "".join(f"{score:>9.{digits.get(name, 3)}f}" for score in scores))
-    lines += ["a compressor goes on learning while it is tested; this model does so with `shalab eval RUN --dynamic`"]
-    lines += ["full-size results on enwik8, as published"]
-    lines += [f"{f'{name}, {size}':<56}{'':>9}{test:>9.3f}" for name, test, size in PUBLISHED]
-    print("\n".join(lines))
-    reference = {name: rivals[name][0] for name in ["xz -9e"] if name in rivals}
-    plots.save(plots.learning_curve(run.metrics(), reference), run.folder / "curve.png")
-    model = load_model(run.folder)
-    prompt = run.corpus.split("train")[-100:].tobytes()
-    text = "".join(as_text(generate(run.precision.place(model), prompt, 1000, run.precision, seed=result["seed"])))
-    write_text(run.folder / "sample.txt", text)
-    print(f"{run.folder}: result.json, curve.png, sample.txt, metrics.jsonl, checkpoint.pt")
+    {"pause": follower.pause, "continue": follower.proceed, "stop": follower.end}[options.ask]()
 
 
 def plan_command(options) -> None:
+    from shalab.terminal import show_plan
+
     keep_freed_memory()  # as training does
-    preset, precision = find_preset(options.preset), Precision.pick()
-    n_bytes = SOURCES[options.data].n_bytes if options.data in SOURCES else len(load_corpus(options.data))
-    n_train = n_bytes * 90 // 100
-    rows = plan(preset, n_train, {"your card": Card(*options.card)} if options.card else CARDS)
-    minutes = preset.budget.minutes
-    print(f"{options.preset} on {options.data}, {preset.budget}: {rows[0].tflop_per_update:.3g} TFLOP per update")
-    print(f"{'':<12}{'memory':>10}{'needed':>10}{'speed':>13}{'whole run':>15}{'energy':>13}", end="")
-    print(f"{'read':>12}{'passes':>9}" if minutes else "", flush=True)
-    own = here(preset, n_train, precision)
-    for row in (replace(own, card="this machine"), *rows):
-        memory = "?" if row.memory_gb is None else f"{row.memory_gb:.0f}"
-        speed = f"{row.kb_per_s:,.0f}" if row.kb_per_s >= 10 else f"{row.kb_per_s:.2g}".replace("nan", "?")
-        took = f"{row.hours:,.1f} h" if row.hours >= 1 else f"{60 * row.hours:.1f} min"
-        energy = "?" if row.kwh is None else f"{row.kwh:,.2f} kWh" if row.kwh >= 0.1 else f"{1e3 * row.kwh:.1f} Wh"
-        read = f"{row.n_bytes / 1e6:>9,.1f} MB{row.n_bytes / n_train:>9,.1f}" if row.n_bytes else ""
-        rest = f"{took:>15}{energy:>13}{read}" if row.fits else f"{'does not fit':>15}"
-        print(f"{row.card:<12}{memory:>7} GB{row.peak_gb:>7.1f} GB{speed:>8} kB/s{rest}")
-    threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
-    print(
-        f"this machine: {own.card}, {threads}, its speed measured on shortened updates. All else is by formula, and "
-        "evaluations are left out."
-    )
-    print(
-        f"Energy: a card's by its board power, without the computer around it; here by {precision.watts:g} W, assumed."
-    )
-    for option, gb in savings(preset.model, preset.train).items():
-        print(f"{option} would save {gb:.1f} GB on a card")
+    show_plan(options.preset, options.data, options.card)
 
 
 def eval_command(options) -> None:
     precision = Precision.pick(options.device, options.dtype)
     content = load_checkpoint(options.run)
     model = _prepared(best_model(content, options.run), options, precision)
-    corpus = load_corpus(options.data) if options.data else _trained_on(content["config"], options.run)
+    if options.data:
+        corpus = load_corpus(options.data)
+    else:  # not other bytes, whose test split could contain some that it has learned
+        folder = Path(options.run) if os.path.isdir(options.run) else Path(options.run).parent
+        corpus = corpus_of_run(content["config"]["data"], content["config"]["data_sha256"], folder)
     if options.dynamic:
-        return _eval_dynamic(model, corpus, options, precision)
-    begin, end = corpus.bounds[options.split] if options.split != "all" else (0, len(corpus))
-    reading = {"window": options.window, "n_streams": options.streams, "context": options.context}
-    bpc = evaluate(model, corpus.data, begin, end, precision, **reading)
-    _check_finite([bpc], options.run)
-    print(f"{corpus.name} {options.split}: {bpc:.6f} bits per byte over {end - begin:,} bytes")
+        from shalab.dynamic import dynamic_evaluate
 
-
-def _trained_on(config: dict, run: str) -> Corpus:
-    """The bytes that a run was trained on; the test split of others could contain some that it has learned."""
-    data, sha256 = config["data"], config["data_sha256"]
-    try:
-        corpus = corpus_of_run(data, Path(run) if os.path.isdir(run) else Path(run).parent)
-    except InputError as error:
-        raise InputError(f"{error}; name the data of {run}, or other data, with --data") from error
-    if corpus.sha256 != sha256:
-        raise InputError(f"{data} is not what {run} was trained on, whose SHA-256 is {sha256}: name it with --data")
-    return corpus
-
-
-def _check_finite(scores: list[float], run: str) -> None:
-    if not all(math.isfinite(score) for score in scores):
-        raise InputError(f"the weights of {run} give no finite score")
-
-
-def _eval_dynamic(model: SHARNN, corpus: Corpus, options, precision: Precision) -> None:
-    if options.streams != 1 or options.split not in ("valid", "test"):
-        raise InputError("--dynamic reads valid, or valid and then test, in one stream: leave out --streams")
-    splits = SPLITS[1 : SPLITS.index(options.split) + 1]
-    bounds = [corpus.bounds[splits[0]][0], *(corpus.bounds[split][1] for split in splits)]
-    scores = dynamic_evaluate(model, corpus.data, bounds, precision, context=options.context)
-    _check_finite(scores, options.run)
+        if options.streams != 1 or options.split not in ("valid", "test"):
+            raise InputError("--dynamic reads valid, or valid and then test, in one stream: leave out --streams")
+        splits = ["valid"] if options.split == "valid" else ["valid", "test"]
+        bounds = [corpus.bounds["valid"][0], *(corpus.bounds[split][1] for split in splits)]
+        scores = dynamic_evaluate(model, corpus.data, bounds, precision, context=options.context)
+        how = ", learning while reading"
+    else:
+        begin, end = corpus.bounds[options.split] if options.split != "all" else (0, len(corpus))
+        how_to_read = {"window": options.window, "n_streams": options.streams, "context": options.context}
+        scores = [evaluate(model, corpus.data, begin, end, precision, **how_to_read)]
+        splits, how = [options.split], f" over {end - begin:,} bytes"
+    if not all(map(math.isfinite, scores)):
+        raise InputError(f"the weights of {options.run} give no finite score")
     for split, bpc in zip(splits, scores, strict=True):
-        print(f"{corpus.name} {split}: {bpc:.6f} bits per byte, learning while reading")
+        print(f"{corpus.name} {split}: {bpc:.6f} bits per byte{how}")
 
 
 def generate_command(options) -> None:
     precision = Precision.pick(options.device, options.dtype)
     model = _prepared(load_model(options.run), options, precision)
-    prompt = _prompt(options)
+    if options.prompt_file is None:
+        prompt = options.prompt.encode("utf-8", "surrogateescape")
+    elif options.prompt_file == STDIN:
+        prompt = b"".join(standard_input())
+    else:
+        with reading(options.prompt_file):
+            prompt = Path(options.prompt_file).read_bytes()
     sampling = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")}
     stream = generate(model, prompt, options.bytes, precision, **sampling)
     if options.raw:
@@ -550,15 +378,6 @@ def generate_command(options) -> None:
     sys.stdout.write("\n")
 
 
-def _prompt(options) -> bytes:
-    if options.prompt_file is None:
-        return options.prompt.encode("utf-8", "surrogateescape")
-    if options.prompt_file == STDIN:
-        return b"".join(standard_input())
-    with reading(options.prompt_file):
-        return Path(options.prompt_file).read_bytes()
-
-
 def _prepared(model: SHARNN, options, precision: Precision) -> SHARNN:
     if options.max_context is not None:
         if options.max_context < 0:
@@ -567,27 +386,30 @@ def _prepared(model: SHARNN, options, precision: Precision) -> SHARNN:
     return precision.place(model)
 
 
+def export_command(options) -> None:
+    from shalab.export import export
+
+    export(options.run, options.out)
+
+
 def info_command(options) -> None:
     if options.run:
         content = load_checkpoint(options.run)
         model_config(content, options.run)
-        told = {"step": content.get("step"), "best_valid_bpc": content.get("best_bpc"), **content["config"]}
-        print(as_json(told, indent=2))
+        facts = {"step": content.get("step"), "best_valid_bpc": content.get("best_bpc"), **content["config"]}
+        print(as_json(facts, indent=2))
         return
     precision = Precision.pick(options.device, options.dtype)
     print(f"device: {precision}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for trick in TRICKS.values():
         print(f"trick {trick.name}: {'on' if trick.on else 'off'}, {trick.where}; {trick.gain}")
     for name, preset in PRESETS.items():
-        with torch.device("meta"):
-            n_parameters = SHARNN(preset.model).n_parameters
-        budget = " ".join(f"{value:g} {key}" for key, value in vars(preset.budget).items() if value)
         size = f"width {preset.model.d_model}, {preset.model.n_layers} blocks"
-        print(f"preset {name}: {n_parameters:,} parameters, {size}, {budget}")
+        print(f"preset {name}: {n_parameters(preset.model):,} parameters, {size}, {preset.budget}")
     for name, source in SOURCES.items():
         try:
             load_corpus(name)
-            there = "verified"
+            state = "verified"
         except InputError:
-            there = f"not here: shalab data {name}"
-        print(f"corpus {name}: {source.n_bytes:,} bytes, {there}")
+            state = f"not here: shalab data {name}"
+        print(f"corpus {name}: {source.n_bytes:,} bytes, {state}")

@@ -11,7 +11,6 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 
 from shalab.bundled import assets_dir
 from shalab.errors import InputError
+from shalab.files import reading
 
 CACHE_VARIABLE = "SHALAB_CACHE"
 BLOCK = 1 << 20  # bytes read at a time when downloading, unpacking or joining
@@ -28,11 +28,7 @@ SPLITS = ("train", "valid", "test")
 STDIN = "-"  # the name of what standard input brings
 RUN_DATA = "data"  # the file in a run's folder that keeps it
 
-# What the trained model in assets/model pays per byte varies by 0.31 bits from one stretch of 10,000 bytes to the next
-# in enwik6's last 100,000, as much as xz and PPMd differ. Over 1,000 bytes it varies by 0.40, over 10 by 1.15.
-FEW_BYTES = 10_000
-
-_PIPED = "standard input"  # as readers know it
+_PIPED = "standard input"  # how messages and tables call it
 
 MIRRORS = (  # tried in this order
     "https://mattmahoney.net/dc",
@@ -48,7 +44,7 @@ class Source:
 
     n_bytes: int
     sha256: str
-    mirrors: tuple[str, ...] = ()  # addresses of its zip archive, in the order in which they are tried
+    mirrors: tuple[str, ...] = ()  # addresses of its zip archive
     prefix_of: str | None = None  # a corpus that begins with this one, which then has no download of its own
 
 
@@ -93,17 +89,6 @@ class Corpus:
         begin, end = self.bounds[name]
         return self.data[begin:end]
 
-    @property
-    def caution(self) -> str:
-        """What to know before believing a score; empty if valid and test are long enough."""
-        valid, test = (len(self.split(name)) for name in ("valid", "test"))
-        if min(valid, test) >= FEW_BYTES:
-            return ""
-        return (
-            f"caution: valid has only {valid:,} bytes and test {test:,}: their scores say little "
-            f"(below {FEW_BYTES:,} bytes they stray by 0.3 bits per byte and more)"
-        )
-
     @cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.data.data).hexdigest()
@@ -122,59 +107,59 @@ def stored_path(name: str) -> Path:
 
 
 def canonical(name_or_path: str) -> str:
-    """What a run's config.json says, so that `corpus_of_run` finds it from any folder.
-
-    A published corpus's name, a file's absolute path, or RUN_DATA.
-    """
+    """How config.json names the data: a published corpus's name, a file's absolute path, or RUN_DATA."""
     if name_or_path == STDIN:
         return RUN_DATA
     return name_or_path if name_or_path in SOURCES else str(Path(name_or_path).resolve())
 
 
-def corpus_of_run(data: str, folder: Path) -> Corpus:
-    """The bytes that the config.json of a run in `folder` names."""
-    if data != RUN_DATA:
-        return load_corpus(data)
-    return replace(load_corpus(str(folder / RUN_DATA)), name=_PIPED)
+def corpus_of_run(data: str, sha256: str, folder: Path, moved_to: str | None = None) -> Corpus:
+    """The bytes that a run in `folder` was begun with, as its config.json names them; InputError if they are others.
+
+    moved_to: where they are now, if not there.
+    """
+    try:
+        if moved_to or data != RUN_DATA:
+            corpus = load_corpus(moved_to or data)
+        else:
+            corpus = replace(load_corpus(str(folder / RUN_DATA)), name=_PIPED)
+    except InputError as error:
+        raise InputError(f"{error}; if the data of {folder} has moved, name it with --data") from error
+    if corpus.sha256 != sha256:
+        raise InputError(
+            f"{moved_to or data} is not what {folder} was trained on, or has changed since it began: "
+            f"its SHA-256 was {sha256}; if that is elsewhere, name it with --data"
+        )
+    return corpus
 
 
 def load_corpus(name_or_path: str) -> Corpus:
     """Opens a published corpus by name, any file by path, or all files below a folder as one. Never downloads.
 
-    STDIN is read from standard input to its end. Of a folder, files and folders whose names begin with a dot are left
-    out, and links to folders are not followed. While such a corpus is in use, a copy of it takes room on the cache
-    folder's disk; even a crash leaves none behind.
+    STDIN is read from standard input to its end. In a folder, names that begin with a dot are left out and links to
+    folders are not followed. Both are copied into an unnamed file in the cache folder, which goes with the array.
     Raises InputError if anything is missing, unreadable, too small to split, or not what its name promises.
     """
     source = SOURCES.get(name_or_path)
     with reading(name_or_path):
         if source:
             corpus = Corpus(name_or_path, _published(name_or_path, source))
+        elif name_or_path == STDIN:
+            corpus = Corpus(_PIPED, _spooled(standard_input(), _PIPED))
         else:
-            corpus = Corpus(_PIPED, _spooled(standard_input(), _PIPED)) if name_or_path == STDIN else _own(name_or_path)
+            corpus = _own(name_or_path)
     if source and (len(corpus), corpus.sha256) != (source.n_bytes, source.sha256):
         raise InputError(
             f"{corpus.name} is damaged: {len(corpus):,} bytes with SHA-256 {corpus.sha256}, "
             f"expected {source.n_bytes:,} with {source.sha256}; fetch it again with `shalab data {corpus.name}`"
         )
     if len(corpus) < 40:
-        raise InputError(
-            f"{_PIPED if name_or_path == STDIN else name_or_path} has {len(corpus)} bytes; a corpus needs at least 40, "
-            "of which valid and test get 5 % each"
-        )
+        what = _PIPED if name_or_path == STDIN else name_or_path
+        raise InputError(f"{what} has {len(corpus)} bytes; a corpus needs at least 40: valid and test get 5 % each")
     return corpus
 
 
-@contextmanager
-def reading(path: str | Path, verb: str = "read", remedy: str = "") -> Iterator[None]:
-    """Within, whatever the file system refuses becomes one sentence, an InputError."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot {verb} {error.filename or path} ({error.strerror or error}){remedy}") from error
-
-
-# The same where the cache is written.
+# Where the cache is written.
 caching = partial(reading, verb="write", remedy=f": make room, or name another folder in ${CACHE_VARIABLE}")
 
 
@@ -200,7 +185,7 @@ def _own(path: str) -> Corpus:
         raise InputError(f"no file at {path}; give a path, or one of {', '.join(SOURCES)}") from None
     if stat.S_ISDIR(mode):
         files = _files_below(path)
-        return Corpus(name, _join(files, path), len(files))
+        return Corpus(name, _spooled(_blocks(files), path), len(files))
     if not stat.S_ISREG(mode):
         raise InputError(f"{path} is a device or a pipe; give a file or a folder")
     with open(path, "rb") as file:
@@ -223,16 +208,12 @@ def _files_below(folder: str) -> list[Path]:
     return sorted(files, key=lambda path: path.parts)
 
 
-def _join(files: list[Path], folder: str) -> np.ndarray:
+def _blocks(files: Iterable[Path]) -> Iterator[bytes]:
     """The files' bytes one after the other."""
-
-    def blocks() -> Iterator[bytes]:
-        for path in files:
-            with reading(path), path.open("rb") as file:
-                while block := file.read(BLOCK):
-                    yield block
-
-    return _spooled(blocks(), folder)
+    for path in files:
+        with reading(path), path.open("rb") as file:
+            while block := file.read(BLOCK):
+                yield block
 
 
 def standard_input() -> Iterator[bytes]:
@@ -245,7 +226,7 @@ def standard_input() -> Iterator[bytes]:
 
 
 def _spooled(blocks: Iterable[bytes], name: str) -> np.ndarray:
-    """The blocks' bytes, mapped from a file without a name, which goes when the array does."""
+    """The blocks' bytes, mapped from an unnamed file that is deleted with the array, also after a crash."""
     with caching(cache_dir()):
         cache_dir().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache_dir()) as joined:

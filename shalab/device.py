@@ -30,33 +30,32 @@ DTYPES = {
 class Precision:
     """A device, the format of its matrix products, and who shares the work; parameters, LAMB and sums stay in float32.
 
-    free: nobody asked for this format, so that another may be used where it is faster and no less exact than bfloat16.
-    tf32: float32 whose products an NVIDIA card may round.
+    automatic: nobody asked for this format; another may be used where it is faster and no less exact than bfloat16.
+    tf32: float32 whose products a recent NVIDIA card may round to ten bits, faster; elsewhere the same as float32.
     Use `Precision.pick`; the bare constructor checks nothing.
     """
 
     device: torch.device
     dtype: torch.dtype
     team: Team = ALONE
-    free: bool = False
+    automatic: bool = False
     tf32: bool = False
 
     @classmethod
     def pick(cls, device: str = "auto", dtype: str = "auto", team: Team = ALONE) -> "Precision":
-        """device: one of DEVICES; dtype: "auto" or one of DTYPES.
+        """device: one of DEVICES; "auto" takes CUDA, else Apple's MPS, else the CPU.
 
-        auto takes CUDA, then Apple's MPS, then the CPU, and bfloat16 on a card that has it and on a CPU whose
-        products it makes faster, float16 with loss scaling on a card without it, float32 elsewhere. tf32 is float32
-        whose products a recent NVIDIA card may round to ten bits, faster; everywhere else the same as float32.
+        dtype: one of DTYPES; "auto" takes bfloat16 on a card that has it and on a CPU whose products it makes faster,
+        float16 with loss scaling on a card without it, float32 elsewhere.
         """
         if device == "auto":
-            device = next((name for name, there in _available().items() if there), "cpu")
+            device = next(name for name, usable in _available().items() if usable)
         if device not in DEVICES:
             raise InputError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
         if not _available()[device]:
             raise InputError(f"this PyTorch sees no {device} device; use --device cpu or auto")
-        free = dtype == "auto"
-        if free:
+        automatic = dtype == "auto"
+        if automatic:
             dtype = "float32"
             if device == "cuda":
                 dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
@@ -66,7 +65,7 @@ class Precision:
             raise InputError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
         if device == "cuda" and team.size > 1:  # a process of torchrun's; alone, the card that PyTorch uses anyway
             torch.cuda.set_device(team.local_rank)
-        return cls(torch.device(device), DTYPES[dtype], team, free, dtype == "tf32")
+        return cls(torch.device(device), DTYPES[dtype], team, automatic, dtype == "tf32")
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
@@ -76,11 +75,11 @@ class Precision:
             yield
 
     def switches(self) -> AbstractContextManager:
-        """Inside, PyTorch's switches for a whole process stand as this format needs them; afterwards as before."""
+        """Inside, PyTorch's process-wide settings are those that this format needs; afterwards they are as before."""
         return _switched(self.tf32) if self.device.type == "cuda" else nullcontext()
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Loss scaling, which float16 needs for its small exponent; passes everything through for other formats."""
+        """Loss scaling, which float16 needs for its small exponent; other formats pass unchanged."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def place(self, x: Tensor | nn.Module):
@@ -88,15 +87,6 @@ class Precision:
         if self.device.type == "cuda" and isinstance(x, Tensor) and not x.is_cuda:
             return x.pin_memory().to(self.device, non_blocking=True)
         return x.to(self.device)
-
-    def row_dtype(self, n_rows: int) -> torch.dtype:
-        """The format of matrices that products of so few rows read fastest.
-
-        A CPU's bfloat16 products are made for many rows: for one and a matrix of 4096 x 1024, PyTorch's float16 took
-        three fifths of their time on an AMD EPYC with bfloat16 instructions; with one of 1024 x 256 they are even.
-        """
-        alone = n_rows == 1 and self.device.type == "cpu" and (self.free or self.dtype == torch.bfloat16)
-        return torch.float16 if alone else self.dtype
 
     @property
     def on_cpu(self) -> bool:
@@ -118,34 +108,30 @@ class Precision:
         return n_bytes if n_bytes > 0 else None
 
     def random_state(self) -> dict[str, Tensor]:
-        """Of every generator that training draws from."""
+        """The states of all generators that training draws from."""
         state = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            state["cuda"] = torch.cuda.get_rng_state(self.device)
-        elif self.device.type == "mps":
-            state["mps"] = torch.mps.get_rng_state()
+        if not self.on_cpu:
+            state[self.device.type] = torch.get_device_module(self.device).get_rng_state()
         return state
 
     def set_random_state(self, state: dict[str, Tensor]) -> None:
         torch.set_rng_state(state["cpu"])
-        if "cuda" in state and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda"], self.device)
-        elif "mps" in state and self.device.type == "mps":
-            torch.mps.set_rng_state(state["mps"])
+        if not self.on_cpu and self.device.type in state:
+            torch.get_device_module(self.device).set_rng_state(state[self.device.type])
 
     def __str__(self) -> str:
         return f"{self.device.type} ({'tf32' if self.tf32 else str(self.dtype).removeprefix('torch.')})"
 
 
 _switches_lock = threading.Lock()
-_switches_asked: list[tuple] = []  # what stood before, and what those who compute now have asked for
+_switches_asked: list[tuple] = []  # the values before, then those that each thread inside `_switched` asked for
 
 
 @contextlib.contextmanager
 def _switched(tf32: bool) -> Iterator[None]:
     """For NVIDIA cards. Threads may overlap: the last one that began decides, and the last one to end restores."""
-    # No fused attention takes a head this wide, and the one by products does them in float32 unless told otherwise:
-    # the paper's update took 54 ms instead of 75 on an H100.
+    # The third: no fused attention takes a head this wide, and the one by products computes in float32 unless told
+    # otherwise. The paper's update took 54 ms instead of 75 on an H100.
     asked = tf32, tf32, True
     with _switches_lock:
         if not _switches_asked:
@@ -175,7 +161,7 @@ def _switch(values: tuple[bool, bool, bool]) -> None:
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether the processor computes with x, and not a GPU."""
+    """Whether x is on the CPU."""
     return x.device.type == "cpu"
 
 
@@ -185,7 +171,7 @@ def to_host(x: Tensor) -> Tensor:
 
 
 def print_anything() -> None:
-    """What the terminal or file behind stdout has no sign for is printed as an escape, and ends no program."""
+    """From here on, a character that stdout cannot encode is printed as an escape instead of raising an error."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -194,8 +180,7 @@ def print_anything() -> None:
 def bfloat16_pays(size: int = 1024, rounds: int = 5) -> bool:
     """Whether this CPU multiplies bfloat16 matrices at least 1.3 times as fast as float32 ones, and correctly.
 
-    Only some of those that have instructions for it do. Asked once per process: about a tenth of a second where
-    nothing else computes.
+    Measured once per process, in about a tenth of a second on a quiet machine.
     """
     a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0))
     n_threads = torch.get_num_threads()
@@ -220,7 +205,7 @@ def bfloat16_pays(size: int = 1024, rounds: int = 5) -> bool:
 
 
 def compiled(model: nn.Module) -> Callable:
-    """model by torch.compile. What cannot be compiled, or all of it where there is no compiler, runs as it stands."""
+    """The model by torch.compile; what cannot be compiled, for lack of a compiler too, runs uncompiled."""
     fast = torch.compile(model, dynamic=True)  # windows differ in length
 
     def call(*inputs):

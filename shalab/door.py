@@ -61,16 +61,14 @@ def door(plain: Callable) -> Callable:
 def stands_in_for(entry: Callable, name: str, gain: str, where: str) -> Callable[[Callable], Callable]:
     """Puts the decorated function behind a door, as the trick `name`."""
 
+    on = os.environ.get("SHALAB_PLAIN", "0") in ("", "0")
+
     def register(compute: Callable) -> Callable:
-        trick = TRICKS[name] = Trick(name, entry.__qualname__, gain, where, compute, not _asked_for_plain())
+        trick = TRICKS[name] = Trick(name, entry.__qualname__, gain, where, compute, on)
         _BEHIND[entry].append(trick)
         return compute
 
     return register
-
-
-def _asked_for_plain() -> bool:
-    return os.environ.get("SHALAB_PLAIN", "0") not in ("", "0")
 
 
 @contextlib.contextmanager

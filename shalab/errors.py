@@ -10,7 +10,7 @@ class InputError(ValueError):
 
 
 def whole(x: Any) -> bool:
-    """Whether x is an integer. True and False are none."""
+    """Whether x is an integer; True and False do not count."""
     return isinstance(x, int) and not isinstance(x, bool)
 
 

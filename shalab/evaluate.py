@@ -1,11 +1,8 @@
 """What a text costs: every byte is charged -ln p(byte | all bytes before it)."""
 
-import copy
-import itertools
 import math
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
@@ -14,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from shalab.device import Precision, to_host
-from shalab.errors import AT_LEAST_0, COUNT, NATURAL, RATE, InputError, refuse, wrong
+from shalab.errors import COUNT, NATURAL, InputError, refuse, wrong
 from shalab.metrics import bits_per_byte
 from shalab.model import SHARNN
 
@@ -37,13 +34,13 @@ def charges(
     window     bytes per stream and step
     n_streams  1 reads the range in one go. More cut it into equal pieces that are read side by side,
                faster, each warmed up by the bytes before it; places past the last piece's end cost 0.
-               Of several processes each reads every so manieth piece.
-    context    bytes before each piece that are read, but not charged, so that state and memory are
-               those of a reader who has come from there; None takes `warmup_bytes(model)`
+               Of n processes each reads every n-th piece.
+    context    bytes before each piece that are read but not charged, to warm up state and memory; None takes
+               `warmup_bytes(model)`
 
     Byte i is predicted from byte i - 1 and the state, so `begin` is at least 1.
     """
-    read = _context(model, data, begin, end, context)
+    read = context_bytes(model, data, begin, end, context)
     refuse(wrong(COUNT, window=window, n_streams=n_streams))
     piece = math.ceil((end - begin) / n_streams)
     starts = [begin + piece * s for s in range(n_streams)][precision.team.rank :: precision.team.size]
@@ -71,15 +68,15 @@ def charges(
         model.train(was_training)
 
 
-def _context(model: SHARNN, data: np.ndarray, begin: int, end: int, context: int | None) -> int:
+def context_bytes(model: SHARNN, data: np.ndarray, begin: int, end: int, context: int | None) -> int:
     """Bytes to read before `begin`; InputError for a range or a context that cannot be."""
-    _check_range(data, begin, end, 1)
+    check_range(data, begin, end, 1)
     if context is not None:
         refuse(wrong(NATURAL, context=context))
     return min(begin - 1, warmup_bytes(model) if context is None else context)
 
 
-def _check_range(data: np.ndarray, begin: int, end: int, least: int) -> None:
+def check_range(data: np.ndarray, begin: int, end: int, least: int) -> None:
     if not (isinstance(begin, Integral) and isinstance(end, Integral) and least <= begin < end <= len(data)):
         raise InputError(
             f"charged bytes must lie within {least} to {len(data)} and be at least one, got {begin} to {end}"
@@ -104,7 +101,7 @@ def evaluate(
 
     The first byte of a file has nothing before it and is charged log2(V) bits. NaN if `stop` was set.
     """
-    _check_range(data, begin, end, 0)
+    check_range(data, begin, end, 0)
     nats = math.log(model.config.vocab_size) if begin == 0 and precision.team.first else 0.0
     if end - max(begin, 1) > 0:
         for part in charges(model, data, max(begin, 1), end, precision, **reading):
@@ -113,74 +110,3 @@ def evaluate(
                 break
             nats += part.sum().item()
     return bits_per_byte(precision.team.sum(nats), end - begin)
-
-
-@dataclass(frozen=True)
-class Dynamic:
-    """How a model goes on learning while it is evaluated (Krause et al. 2018, arXiv 1709.07432, with the
-    root mean square of the gradients for each weight).
-
-    lr      step size, in units of a weight's update when its gradient is as large as usual
-    window  bytes that are charged before the weights learn from them
-    beta    of the moving average of squared gradients
-    """
-
-    lr: float = 2e-4
-    window: int = 16
-    beta: float = 0.999
-
-    def __post_init__(self):
-        refuse(wrong(AT_LEAST_0, lr=self.lr) + wrong(COUNT, window=self.window) + wrong(RATE, beta=self.beta))
-
-
-def dynamic_charges(
-    model: SHARNN,
-    data: np.ndarray,
-    begin: int,
-    end: int,
-    precision: Precision,
-    dynamic: Dynamic | None = None,
-    context: int | None = None,
-) -> Iterator[Tensor]:
-    """`charges` by a copy of the model that learns from every window after it was charged: float64 (T,) each.
-
-    One stream and one pass, as a compressor reads: no byte's charge depends on a byte after it. Reading the
-    context teaches nothing yet; it shows how large each weight's gradients usually are. `model` stays as it is.
-    """
-    dynamic = dynamic or Dynamic()
-    read = _context(model, data, begin, end, context)
-    model = precision.place(copy.deepcopy(model).eval())
-    # Adam without momentum: gradient over root mean square, which its bias correction gets right from the start.
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.0, betas=(0.0, dynamic.beta), eps=1e-6)
-    window = dynamic.window
-    starts = [*range(begin - read, begin, window), *range(begin, end, window), end]
-    state = None
-    for low, high in itertools.pairwise(starts):
-        ids = precision.place(torch.from_numpy(data[low - 1 : high].astype(np.int64)))  # (T + 1,)
-        with torch.enable_grad():
-            with precision.autocast():
-                logits, state = model(ids[:-1, None], state)  # (T, 1, V)
-            nats = F.cross_entropy(logits[:, 0].float(), ids[1:], reduction="none")  # (T,)
-            optimizer.zero_grad()
-            with precision.switches():
-                nats.mean().backward()
-        if low >= begin:
-            yield to_host(nats.detach()).double()
-            optimizer.param_groups[0]["lr"] = dynamic.lr
-        optimizer.step()
-
-
-def dynamic_evaluate(
-    model: SHARNN,
-    data: np.ndarray,
-    bounds: list[int],
-    precision: Precision,
-    dynamic: Dynamic | None = None,
-    context: int | None = None,
-) -> list[float]:
-    """Bits per byte of each slice bounds[i]:bounds[i + 1], read in one pass with `dynamic_charges`."""
-    for begin, end in itertools.pairwise(bounds):
-        _check_range(data, begin, end, 1)
-    nats = torch.cat(list(dynamic_charges(model, data, bounds[0], bounds[-1], precision, dynamic, context)))
-    sizes = [end - begin for begin, end in itertools.pairwise(bounds)]
-    return [bits_per_byte(part.sum().item(), len(part)) for part in nats.split(sizes)]

@@ -1,4 +1,4 @@
-"""What a training tells as it goes on: events, and the lines of metrics.jsonl that they become."""
+"""What a training reports as it goes on: events, and the lines of metrics.jsonl that they become."""
 
 import contextlib
 import json
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shalab.errors import InputError
-from shalab.files import finite
+from shalab.files import finite, reading
 from shalab.metrics import NATS_PER_BIT
 
 
@@ -82,17 +82,11 @@ def as_line(event: Event) -> dict:
 
 def read_metrics(folder: Path) -> list[dict]:
     """The lines of a run's metrics.jsonl without damaged ones. Numbers that are not finite are None."""
-    path, lines = Path(folder) / "metrics.jsonl", []
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder} holds no run: expected a folder with metrics.jsonl") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror})") from error
-    for text in content.splitlines():
-        if line := parse_line(text):
-            lines.append(line)
-    return lines
+    path = Path(folder) / "metrics.jsonl"
+    with reading(path):
+        if not path.exists():
+            raise InputError(f"{folder} holds no run: expected a folder with metrics.jsonl")
+        return [line for text in path.read_bytes().splitlines() if (line := parse_line(text))]
 
 
 def parse_line(text: bytes) -> dict | None:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and folders that one process at a time writes to."""
+"""Files that are written completely or not at all, and folders that one process at a time may write to."""
 
 import contextlib
 import json
@@ -15,24 +15,33 @@ from filelock import FileLock, Timeout
 from shalab.errors import InputError
 
 
+class WriteError(InputError):
+    """The disk is full, or the folder is gone, read-only or another user's."""
+
+
+@contextlib.contextmanager
+def reading(path: str | Path, verb: str = "read", remedy: str = "") -> Iterator[None]:
+    """Inside, whatever the file system refuses becomes one sentence, an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot {verb} {error.filename or path} ({error.strerror or error}){remedy}") from error
+
+
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Within, whatever the file system refuses becomes one sentence, a WriteError."""
+    """The same where a run's folder or a result is written: a WriteError."""
     try:
         yield
     except OSError as error:
         raise WriteError(f"cannot write to {folder} ({error.strerror or error})") from error
 
 
-class WriteError(InputError):
-    """A disk is full, a folder is gone, somebody else's or read-only."""
-
-
 @contextlib.contextmanager
 def replacing(path: Path, before: Path | None = None) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when all is written, even if the power fails; else it is removed.
+    """A file that replaces `path` once all of it is on the disk. After an error it is removed, and `path` is as before.
 
-    before: what becomes of the file that stood at `path`; None removes it.
+    before: a name under which to keep the file that was at `path`.
     """
     part = path.with_name(path.name + ".part")
     with writing(path.parent):
@@ -57,11 +66,11 @@ def replacing(path: Path, before: Path | None = None) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Leaves a file alone that holds this text already."""
+    """Writes a file, unless it holds this text already."""
     content = text.encode()
     with writing(path.parent):
-        there = path.read_bytes() if path.exists() else None
-    if there != content:
+        present = path.read_bytes() if path.exists() else None
+    if present != content:
         with replacing(path) as file:
             file.write(content)
 
@@ -92,22 +101,25 @@ class Owner:
     The operating system holds the lock: whatever ends the process ends it. InputError names who has it.
     """
 
-    STARTS = "starting"  # or only looks whether it could: what an owner does before it says what
+    STARTS = "starting"  # what an owner is doing until it signs for something else
 
     def __init__(self, folder: Path):
-        # Not at once: whoever follows the run tries the lock for an instant.
+        # Wait a moment: a follower that tests the lock holds it for an instant.
         self._lock = FileLock(folder / "owner.lock", timeout=0.2, thread_local=False)
         self._name = folder / "owner"
         with writing(folder):
             try:
                 self._lock.acquire()
             except Timeout:
-                raise InputError(f"{folder} is in use by {self._other()}: wait for its end, or stop it") from None
+                owner = "another process"
+                with contextlib.suppress(OSError, ValueError):
+                    owner = "process {} on {}".format(*self.read(folder))
+                raise InputError(f"{folder} is in use by {owner}: wait for its end, or stop it") from None
             self._doing = ""
             self.sign(self.STARTS)
 
     def sign(self, doing: str) -> None:
-        """Says in the file owner what this process does, and that it lives."""
+        """Writes into `owner` what this process is doing. The file's time shows that it is alive."""
         if doing == self._doing:
             os.utime(self._name)
         else:
@@ -117,7 +129,7 @@ class Owner:
 
     @staticmethod
     def read(folder: Path) -> tuple[int, str, str]:
-        """Process number, machine and what it does; OSError or ValueError if nobody says so."""
+        """Process number, machine and what it is doing; OSError or ValueError if the file is missing or damaged."""
         who, doing = (folder / "owner").read_text(encoding="utf-8").splitlines()
         process, machine = who.removeprefix("process ").split(" on ", 1)
         return int(process), machine, doing
@@ -128,7 +140,8 @@ class Owner:
         path = folder / "owner.lock"
         try:
             if path.exists():
-                FileLock(path, timeout=0, thread_local=False, is_singleton=False).acquire().__exit__(None, None, None)
+                with FileLock(path, timeout=0, thread_local=False, is_singleton=False):
+                    pass
         except Timeout:
             return True
         return False
@@ -139,14 +152,7 @@ class Owner:
             os.unlink(self._lock.lock_file)
         self._lock.release()
 
-    def _other(self) -> str:
-        try:
-            name = self._name.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            name = ""
-        return name.partition("\n")[0] or "another process"
-
 
 def notice(sentence: str) -> None:
-    """Tells what was decided without being asked for."""
+    """Prints a decision that the user did not ask for."""
     print(f"shalab: {sentence}", file=sys.stderr)

@@ -36,7 +36,7 @@ class Follower(Background):
     an update. Setting `stop`, or Ctrl-C in `wait()`, ends the following; the training goes on.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: str | Path):
         super().__init__()
         self.folder = Path(folder)
         if not (self.folder / "config.json").exists():

@@ -67,8 +67,8 @@ def generate_batch(
     """Continues prompts of any lengths side by side: yields one byte for each of them, `n_bytes` times.
 
     temperature, top_k and top_p are those of `sample`. The draws come from a generator of their own, so that a
-    running training is not disturbed. The state is carried along, so that a byte costs what its look at the memory
-    costs: once `model.max_context` bytes are there, the same however long the text has become.
+    running training is not disturbed. The state is carried along: once the memory holds `model.max_context` bytes,
+    every further byte takes the same time.
     """
     faults = _sampling_faults(temperature, top_k, top_p)
     faults += wrong(NATURAL, n_bytes=n_bytes)

@@ -71,11 +71,11 @@ class Lamb(Optimizer):
             v.copy_(beta2 * v + (1 - beta2) * g**2)
             u = m / (v.sqrt() + group["eps"]) + group["weight_decay"] * w
             w_norm, u_norm = w.norm().clamp(max=10), u.norm()
-            ratio = torch.where((w_norm == 0) | (u_norm == 0), 1.0, w_norm / u_norm)
+            trust_ratio = torch.where((w_norm == 0) | (u_norm == 0), 1.0, w_norm / u_norm)
             if group["min_trust"] is not None:
-                ratio = ratio.clamp(min=group["min_trust"])
-            w.sub_(group["lr"] * ratio * u)
-            state.update(weight_norm=w_norm, update_norm=u_norm, trust_ratio=ratio)
+                trust_ratio = trust_ratio.clamp(min=group["min_trust"])
+            w.sub_(group["lr"] * trust_ratio * u)
+            state.update(weight_norm=w_norm, update_norm=u_norm, trust_ratio=trust_ratio)
 
 
 def adamw(

@@ -29,8 +29,9 @@ class Team:
 
     @classmethod
     def join(cls) -> "Team":
-        """Meets the others where torchrun's environment says; alone without it."""
-        rank, size, local_rank = (int(os.environ.get(name, n)) for name, n in _ENVIRONMENT.items())
+        """Joins the other processes at the address in torchrun's environment; without one, this process is alone."""
+        alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+        rank, size, local_rank = (int(os.environ.get(name, value)) for name, value in alone.items())
         if size == 1:
             return ALONE
         if not distributed.is_initialized():
@@ -50,8 +51,8 @@ class Team:
     def first(self) -> bool:
         return self.rank == 0
 
-    def share(self, n_streams: int) -> slice:
-        """This process's part of n streams."""
+    def own_streams(self, n_streams: int) -> slice:
+        """Which of n streams this process reads."""
         if n_streams % self.size:
             raise InputError(f"{n_streams} streams cannot be divided among {self.size} processes: change --batch-size")
         part = n_streams // self.size
@@ -117,4 +118,3 @@ def lost(error: RuntimeError) -> bool:
 
 
 ALONE = Team()
-_ENVIRONMENT = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}

@@ -38,11 +38,9 @@ models on a CPU, in float32, and checks them on larger ones. This machine's own 
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from shalab.errors import ABOVE_0, InputError, refuse, wrong
 from shalab.fast.attention import CHUNK, KEPT
-from shalab.model import SHARNN, ModelConfig
+from shalab.model import ModelConfig, n_parameters
 from shalab.presets import Preset, TrainConfig
 
 
@@ -133,11 +131,6 @@ def multiply_adds(model: ModelConfig, bptt: int, n_context: int, device: DeviceC
     n_weights += d_model * model.vocab_size
     products = 6 * n_context if device.memory_gets_gradients else 4 * n_context + 2 * bptt
     return 3 * n_weights, n_heads * d_model * products
-
-
-def n_parameters(model: ModelConfig) -> int:
-    with torch.device("meta"):
-        return SHARNN(model).n_parameters
 
 
 def update_cost(model: ModelConfig, train: TrainConfig, device: DeviceCosts = GPU) -> Cost:

@@ -32,10 +32,8 @@ from shalab.errors import SEED, InputError, refuse, wrong
 from shalab.evaluate import evaluate
 from shalab.events import Event, as_line, read_metrics
 from shalab.files import Owner, WriteError, as_json, notice, replacing, write_json, write_text, writing
-from shalab.follow import launch
-from shalab.model import SHARNN, ModelConfig
+from shalab.model import SHARNN, ModelConfig, n_parameters
 from shalab.parallel import ALONE, Team
-from shalab.plan import CPU, GPU, n_parameters
 from shalab.presets import Budget, Preset
 from shalab.run_config import Format, Origin, RunConfig, differing
 from shalab.steering import steered
@@ -46,8 +44,6 @@ MADE = ("config.json", "metrics.jsonl", NEWEST, BEFORE, "result.json", "curve.pn
 
 class Run(Background):
     """Make one with `create` or `resume`; read `events()` to the end, or `start()` and `wait()`; then `finish()`."""
-
-    launch = staticmethod(launch)
 
     def __init__(
         self, folder: Path, config: RunConfig, corpus: Corpus, precision: Precision, weights: dict | None = None
@@ -92,8 +88,8 @@ class Run(Background):
         if init_from is not None:
             source = load_model(Path(init_from))
             origin, weights = Origin.of(init_from, source), source.state_dict()
-            if kept := other_model(vars(preset.model), source.config):
-                notice(f"the model is that of {init_from}: {', '.join(kept)}")
+            if differences := other_model(vars(preset.model), source.config):
+                notice(f"the model is that of {init_from}: {', '.join(differences)}")
             preset = replace(preset, model=source.config)
         corpus = load_corpus(data)
         if (vocab_size := preset.model.vocab_size) != 256 and not (largest := corpus.data.max()) < vocab_size < 256:
@@ -143,9 +139,8 @@ class Run(Background):
         data           where the same bytes are now, if they have moved
         precision      what to compute in
         device, dtype  the same by name; "auto" is what the run was trained in before
-        changes        other settings from here on, as `RunConfig.with_changes` takes them: {"minutes": 60} lets a run
-                       of 30 minutes, finished or not, go on to 60. The schedule is from then on that of the longer
-                       run, so that a rate which had fallen rises again to what it has halfway
+        changes        new settings, as `RunConfig.with_changes` takes them: {"minutes": 60} lets a run of 30 minutes,
+                       finished or not, go on to 60, with the learning rate that a run of 60 minutes has halfway
 
         Nothing in the folder changes before `events()` is called.
         """
@@ -153,7 +148,7 @@ class Run(Background):
         config = RunConfig.read(folder)
         team = precision.team if precision else team
         team.first_does(lambda: Owner(folder).close())
-        corpus = _same_corpus(config, data, folder)
+        corpus = corpus_of_run(config.data, config.data_sha256, folder, data)
         config = replace(config, data=canonical(data)) if data not in (None, STDIN) else config
         content, path = newest(folder) if _holds(folder, NEWEST, BEFORE) else ({}, None)
         try:
@@ -211,7 +206,7 @@ class Run(Background):
             try:
                 while True:
                     if team.any(self.held):
-                        self.trainer.checkpoint()  # a paused run may wait for days
+                        self.trainer.checkpoint()  # a pause may last for days
                         self.holding = True
                         while team.any(self.held):
                             self._go_on.wait(0.05)
@@ -236,7 +231,7 @@ class Run(Background):
 
     @contextlib.contextmanager
     def _owning(self, owner: Owner | None, doing: str) -> Iterator[None]:
-        """Inside, the folder is this process's, and others see and steer what it does. None: a team's first has it."""
+        """Inside, this process owns the folder, and others can watch and steer it. None: the first of a team does."""
         if owner is None:
             yield
             return
@@ -245,8 +240,8 @@ class Run(Background):
 
     def _take(self) -> Owner:
         """Becomes the owner of the folder and brings its files to the state of this run."""
-        self._check_there()
-        owner = Owner(self.folder)
+        with self._writing():
+            owner = Owner(self.folder)
         try:
             if self._broken:
                 raise InputError(f"an update of {self.folder} was broken off halfway: Run.resume it")
@@ -268,10 +263,17 @@ class Run(Background):
     def _write_beginning(self) -> None:
         """config.json, and metrics.jsonl without the lines of steps that no checkpoint has."""
         write_json(self.folder / "config.json", asdict(self.config))
-        there = self.metrics() if _holds(self.folder, "metrics.jsonl") else []
-        lines = [line for line in there if line["step"] <= self.trainer.step]
+        written = self.metrics() if _holds(self.folder, "metrics.jsonl") else []
+        lines = [line for line in written if line["step"] <= self.trainer.step]
         write_text(self.folder / "metrics.jsonl", "".join(as_json(line) + "\n" for line in lines))
         self._end = lines[-1] if lines else None
+
+    @staticmethod
+    def launch(*arguments, **options) -> Background:
+        """`shalab.follow.launch`: begins a run in a process of its own, and returns its Follower."""
+        from shalab.follow import launch  # only who asks for another process needs it
+
+        return launch(*arguments, **options)
 
     def metrics(self) -> list[dict]:
         return read_metrics(self.folder)
@@ -289,8 +291,9 @@ class Run(Background):
             )
         formats = [*map(str, self.formats), str(self.precision)]
         self.stop.clear()
-        self._check_there()
-        with self._owning(Owner(self.folder), "scoring"):
+        with self._writing():
+            owner = Owner(self.folder)
+        with self._owning(owner, "scoring"):
             result = {
                 **self._scores(),
                 "train_seconds": trainer.elapsed_s,
@@ -331,7 +334,6 @@ class Run(Background):
         if self.formats[-1:] != [now]:
             self.formats.append(now)
         content = {"config": asdict(self.config), "formats": [asdict(each) for each in self.formats], **state}
-        self._check_there()
         with self._writing():
             with (self.folder / "metrics.jsonl").open("rb+") as metrics:  # no checkpoint is ahead of its lines
                 os.fsync(metrics.fileno())
@@ -342,73 +344,51 @@ class Run(Background):
         """Appends to metrics.jsonl, and notices at once if the folder was moved, removed or closed."""
         if line == self._end:  # a run that was over already
             return
-        self._check_there()
         with self._writing(), (self.folder / "metrics.jsonl").open("ab", buffering=0) as file:
             content = as_json(line).encode() + b"\n"
             if file.write(content) < len(content):
                 raise OSError("no space left on the device")
 
-    def _check_there(self) -> None:
-        if not _holds(self.folder, "config.json"):
-            raise WriteError(f"{self.folder} was moved or removed: what it held goes on with --resume where it is now")
-        with self._writing():
-            if not os.access(self.folder, os.W_OK):
-                raise OSError("it has become read-only")
-
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """As `files.writing`; the error also says what is kept and how to continue."""
+        """As `files.writing`, if the folder is where it was; the error also says what is kept and how to continue."""
+        if not _holds(self.folder, "config.json"):
+            raise WriteError(f"{self.folder} was moved or removed: what it held goes on with --resume where it is now")
         try:
             with writing(self.folder):
+                if not os.access(self.folder, os.W_OK):
+                    raise OSError("it has become read-only")
                 yield
         except WriteError as error:
             kept = "no checkpoint yet" if self._kept is None else f"the checkpoint of step {self._kept:,} is kept"
             raise WriteError(f"{error}; {kept}, go on with: shalab train --resume --out {self.folder}") from error
 
     def _stamp(self) -> tuple | None:
-        """Tells one newest checkpoint from another."""
-        try:
+        """Identifies the file of the newest checkpoint."""
+        with contextlib.suppress(OSError):
             found = (self.folder / NEWEST).stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
+            return found.st_ino, found.st_size, found.st_mtime_ns
+        return None
 
 
 def _new_model(config: RunConfig, weights: dict | None, precision: Precision) -> SHARNN:
+    """InputError before memory is taken: where there is too little, some systems end the process without a word."""
     try:
-        _check_room(n_parameters(config.model), precision)
+        n, n_bytes = n_parameters(config.model), precision.memory_bytes()
+        needed = 16 * n  # weights, LAMB's two moments and the best weights so far, in float32
+        if n_bytes and needed > n_bytes:
+            taken = f"{n:,} parameters takes {needed / 1e9:,.1f} GB and more, it has {n_bytes / 1e9:,.1f} GB"
+            raise MemoryError(f"training {taken}")
         model = SHARNN(config.model)
         if weights:
             model.load_state_dict(weights)
         return model
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # how PyTorch says that it is too large
-        raise InputError(f"this machine cannot hold such a model ({' '.join(str(error).split())[:160]})") from error
-
-
-def _check_room(n_parameters: int, precision: Precision) -> None:
-    """InputError before memory is taken: where there is too little, some systems end the process without a word."""
-    needed, there = (CPU if precision.on_cpu else GPU).parameter * n_parameters, precision.memory_bytes()
-    if there and needed > there:
-        raise InputError(
-            f"this machine cannot hold such a model: training {n_parameters:,} parameters takes {needed / 1e9:,.1f} GB "
-            f"and more, it has {there / 1e9:,.1f} GB"
-        )
-
-
-def _same_corpus(config: RunConfig, data: str | None, folder: Path) -> Corpus:
-    """The bytes that a run began with; InputError if they have changed."""
-    try:
-        corpus = load_corpus(data) if data else corpus_of_run(config.data, folder)
-    except InputError as error:
-        raise InputError(f"{error}; if the run's data has moved, name it with --data") from error
-    if corpus.sha256 != config.data_sha256:
-        what = f"{data} is not what the run was begun with" if data else f"{config.data} has changed since it began"
-        raise InputError(f"{what}: its SHA-256 was {config.data_sha256}; if that is elsewhere, name it with --data")
-    return corpus
+        raise InputError(f"this machine cannot hold such a model: {' '.join(str(error).split())[:160]}") from error
 
 
 def other_model(asked: dict, model: ModelConfig) -> list[str]:
-    """Where a model's fields are others than these, in words."""
+    """The fields in which a model differs from these values, in words."""
     others = differing(vars(model), {name: value for name, value in asked.items() if name in vars(model)})
     return [f"{name} {getattr(model, name)} instead of {value}" for name, value in others.items()]
 
@@ -420,18 +400,17 @@ def _holds(folder: Path, *names: str) -> list[str]:
 
 def _check_unused(folder: Path, data: str) -> None:
     """InputError if a new run in folder would touch what is there, or read what it writes."""
-    there = _holds(folder, *MADE)
+    taken = _holds(folder, *MADE)
     with contextlib.suppress(InputError):  # config.json alone is left by a run that was killed before its first line
-        if there == ["config.json"] and RunConfig.read(folder):
-            there = []
-    if _holds(folder, "config.json", NEWEST) and there:
+        if taken == ["config.json"] and RunConfig.read(folder):
+            taken = []
+    if {"config.json", NEWEST}.intersection(taken):
         raise InputError(f"{folder} already holds a run: add --resume to go on with it, or name another --out")
-    if there:
-        raise InputError(f"{folder} holds {', '.join(there)} already: name another --out")
     if data == STDIN:
-        if _holds(folder, RUN_DATA):
-            raise InputError(f"{folder} holds {RUN_DATA} already: name another --out")
-    elif data not in SOURCES:
+        taken += _holds(folder, RUN_DATA)
+    if taken:
+        raise InputError(f"{folder} holds {', '.join(taken)} already: name another --out")
+    if data != STDIN and data not in SOURCES:
         source, out = Path(data).resolve(), folder.resolve()
         if source in (out, *out.parents):
             raise InputError(f"{folder} is inside {data}, which is read as data: name an --out elsewhere")

@@ -9,6 +9,7 @@ from typing import Any
 from shalab.checkpoint import NEWEST, weights_sha256
 from shalab.device import Precision
 from shalab.errors import InputError
+from shalab.files import reading
 from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import Team
 from shalab.presets import MOST, Budget, TrainConfig
@@ -22,14 +23,14 @@ CHANGEABLE = (
 
 
 def differing(own: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
-    """What of `asked` is otherwise in `own`; a list is as good as a tuple, since JSON and options have no tuples."""
+    """The items of `asked` that differ from `own`. Lists count as tuples, which JSON and options do not have."""
     asked = {name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()}
     return {name: value for name, value in asked.items() if value != own.get(name)}
 
 
 @dataclass(frozen=True)
 class Format:
-    """A device and a number format; free: the user did not ask for this format."""
+    """A device and a number format; free: nobody asked for this format (`Precision.automatic`)."""
 
     device: str
     dtype: str
@@ -38,7 +39,7 @@ class Format:
     @classmethod
     def of(cls, precision: Precision) -> "Format":
         device, dtype = str(precision).removesuffix(")").split(" (")
-        return cls(device, dtype, precision.free)
+        return cls(device, dtype, precision.automatic)
 
     def __str__(self) -> str:
         return f"{self.device} ({self.dtype})"
@@ -49,7 +50,7 @@ class Format:
             with contextlib.suppress(InputError):
                 device = Precision.pick(self.device, "float32", team).device.type
         if dtype in ("auto", self.dtype) and (device == self.device or not self.free):
-            return replace(Precision.pick(device, self.dtype, team), free=self.free)
+            return replace(Precision.pick(device, self.dtype, team), automatic=self.free)
         return Precision.pick(device, dtype, team)
 
 
@@ -138,13 +139,13 @@ class RunConfig:
     def read(cls, folder: Path) -> "RunConfig":
         """From a run's config.json."""
         path = folder / "config.json"
+        with reading(path):
+            if (folder / NEWEST).exists() and not path.exists():
+                raise InputError(f"{path} is missing: a checkpoint alone does not say how to go on")
+            if not path.exists():
+                raise InputError(f"{folder} holds no run to resume: leave out --resume")
+            content = path.read_bytes()
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (FileNotFoundError, NotADirectoryError):
-            if (folder / NEWEST).exists():
-                raise InputError(f"{path} is missing: a checkpoint alone does not say how to go on") from None
-            raise InputError(f"{folder} holds no run to resume: leave out --resume") from None
-        except OSError as error:
-            raise InputError(f"cannot read {path} ({error.strerror})") from error
+            return cls.from_dict(json.loads(content))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InputError(f"{path} is damaged ({error})") from error

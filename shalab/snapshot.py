@@ -79,7 +79,7 @@ def _state(trainer, hidden: list, memory: list) -> State | None:
         raise ValueError("a state of other streams")
 
     def own(x: Tensor) -> Tensor:  # (., B, D)
-        return trainer.precision.place(x[:, trainer.share].float().contiguous())
+        return trainer.precision.place(x[:, trainer.own_streams].float().contiguous())
 
     if not hidden:
         return None

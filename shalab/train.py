@@ -60,8 +60,8 @@ class Trainer:
         self.parallel_model: Callable = self.team.model(self.model)
         if config.compile:
             self.parallel_model = compiled(self.parallel_model)
-        self.share = self.team.share(config.batch_size)
-        streams = Streams(corpus.split("train"), config.batch_size, self.share)
+        self.own_streams = self.team.own_streams(config.batch_size)
+        streams = Streams(corpus.split("train"), config.batch_size, self.own_streams)
         self.windows = Windows(streams, config.bptt, config.vary_bptt, seed, precision.place)
         self.stopwatch = Stopwatch(config.log_every)
         self.state: State | None = None

@@ -365,7 +365,7 @@ def test_a_run_on_what_a_pipe_brought_keeps_its_bytes(tmp_path, pipe, capsys):
     assert main(["train", "--resume", "--out", "moved", "--data", "-"]) == 0
     pipe(EVERY_BYTE[1:])
     assert main(["train", "--resume", "--out", "moved", "--data", "-"]) == 2
-    assert "- is not what the run was begun with" in capsys.readouterr().err
+    assert "- is not what moved was trained on" in capsys.readouterr().err
     assert json.loads(Path("moved/config.json").read_text(encoding="utf-8"))["data"] == "data"
     assert not os.listdir(tmp_path / "cache") or os.listdir(tmp_path / "cache") == ["baselines"]
 

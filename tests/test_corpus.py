@@ -12,6 +12,7 @@ from shalab import InputError, corpus
 from shalab.bundled import assets_dir
 from shalab.cli import main
 from shalab.corpus import SOURCES, load_corpus
+from shalab.terminal import caution
 
 PARTS = {"train": "b0acc815", "valid": "3d922506", "test": "6a4f9b33"}
 
@@ -247,5 +248,5 @@ def test_a_training_says_first_what_it_reads_and_when_its_scores_will_say_little
 
 
 def test_ten_thousand_bytes_are_enough_to_judge_by():
-    assert corpus.Corpus("long", np.zeros(200_000, np.uint8)).caution == load_corpus("enwik6").caution == ""
-    assert "valid has only 9,999 bytes" in corpus.Corpus("less", np.zeros(199_979, np.uint8)).caution
+    assert caution(corpus.Corpus("long", np.zeros(200_000, np.uint8))) == caution(load_corpus("enwik6")) == ""
+    assert "valid has only 9,999 bytes" in caution(corpus.Corpus("less", np.zeros(199_979, np.uint8)))

@@ -17,7 +17,8 @@ from shalab.baselines import COMPRESSORS, _block_start, archivers, baselines, co
 from shalab.bundled import assets_dir
 from shalab.corpus import Corpus, cache_dir, load_corpus
 from shalab.device import Precision
-from shalab.evaluate import Dynamic, charges, dynamic_charges, dynamic_evaluate, evaluate
+from shalab.dynamic import Dynamic, dynamic_charges, dynamic_evaluate
+from shalab.evaluate import charges, evaluate
 from shalab.generate import as_text, generate, generate_batch, sample
 from shalab.laboratory import archivers as laboratory
 from shalab.laboratory.archivers import ARCHIVERS, measured
@@ -360,7 +361,7 @@ def test_formats_of_generation_on_a_cpu(roomy, monkeypatch, read, free, n_prompt
         return text[len(seen) - 1].expand(n_prompts)
 
     monkeypatch.setattr("shalab.generate.sample", take)
-    precision = Precision(torch.device("cpu"), read, free=free)
+    precision = Precision(torch.device("cpu"), read, automatic=free)
     assert len(list(generate_batch(roomy, [prompt] * n_prompts, 31, precision))) == 31
     expected, _ = roomy(torch.cat([torch.tensor(list(prompt)), text]).unsqueeze(1))
     errors = torch.stack(seen[1:])[:, 0] - expected[len(prompt) : -1, 0]

@@ -388,8 +388,8 @@ def test_the_cpu_takes_bfloat16_where_it_pays(monkeypatch):
     for pays, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr("shalab.device.bfloat16_pays", lambda pays=pays: pays)
         left, asked = Precision.pick("cpu"), Precision.pick("cpu", "float32")
-        assert left.dtype == dtype and left.free
-        assert asked.dtype == torch.float32 and not asked.free
+        assert left.dtype == dtype and left.automatic
+        assert asked.dtype == torch.float32 and not asked.automatic
 
 
 @pytest.mark.parametrize("faster, wrong, pays", [(2, 1.0, True), (1, 1.0, False), (2, 1.1, False)])

@@ -62,7 +62,7 @@ MUTATIONS = {
         "test_model.py::test_dropout_masks",
     ),
     "the trust ratio has a floor": (
-        "optim.py", 'ratio = ratio.clamp(min=group["min_trust"])', "pass",
+        "optim.py", 'trust_ratio = trust_ratio.clamp(min=group["min_trust"])', "pass",
         "test_optim.py::test_updates_are_the_textbooks",
     ),
     "it has one in the trick": (
@@ -90,7 +90,7 @@ MUTATIONS = {
         "test_evaluate.py::test_units",
     ),
     "dynamic evaluation leaves the model as it was": (
-        "evaluate.py", "copy.deepcopy(model).eval()", "model.eval()",
+        "dynamic.py", "copy.deepcopy(model).eval()", "model.eval()",
         "test_evaluate.py::test_dynamic_evaluation_learns_and_leaves_the_model_alone",
     ),
     "top-p stops at the byte that reaches p": (

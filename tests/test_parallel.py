@@ -94,9 +94,9 @@ def test_with_dropout_they_learn_alike(path):
 
 
 def test_streams_are_divided_evenly():
-    assert [Team(rank, 3).share(6) for rank in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    assert [Team(rank, 3).own_streams(6) for rank in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
     with pytest.raises(InputError, match="7 streams cannot be divided among 3 processes"):
-        Team(0, 3).share(7)
+        Team(0, 3).own_streams(7)
 
 
 def shalab(path, out, *options):

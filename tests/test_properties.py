@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from shalab import SHARNN, InputError, Lamb, ModelConfig, import_original
 from shalab.batches import Streams
 from shalab.checkpoint import load_model, save_checkpoint
-from shalab.evaluate import Dynamic
+from shalab.dynamic import Dynamic
 from shalab.fast.masks import Masks
 from shalab.generate import generate, sample
-from shalab.model import _ORIGINAL_NAMES
+from shalab.original import ORIGINAL_NAMES
 from shalab.plan import Card
 from shalab.presets import Budget
 from shalab.train import TrainConfig
@@ -161,7 +161,7 @@ def test_checkpointed_blocks_learn_the_same(model, x, seed, dropout):
 @given(models(), texts(high=10))
 def test_weights_come_back_from_the_originals_names_and_from_a_file(tmp_path_factory, model, x):
     logits, _ = read(model, x)
-    names = {ours: theirs for theirs, ours in _ORIGINAL_NAMES.items()}
+    names = {ours: theirs for theirs, ours in ORIGINAL_NAMES.items()}
     theirs = {}
     for name, tensor in model.state_dict().items():
         _, _, part = name.partition("blocks.")

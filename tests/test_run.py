@@ -80,7 +80,7 @@ def contents(folder):
 
 def test_a_run_goes_on_in_its_own_format(make, monkeypatch, capsys):
     """Which nobody times again, on a machine that may be busy now."""
-    precision = replace(Precision.pick("cpu", "float16"), free=True)
+    precision = replace(Precision.pick("cpu", "float16"), automatic=True)
     expected = make("b", precision=precision)
     make("a", 13, precision)
     monkeypatch.setattr("shalab.device.bfloat16_pays", lambda: pytest.fail("timed again"))
@@ -923,7 +923,7 @@ def test_data_that_moved_is_known_by_its_checksum(make, capsys, path):
         assert "no file at" in (error := capsys.readouterr().err) and "--data" in error
     Path("other.txt").write_bytes(b"x" * 2003)
     assert main(["train", "--resume", "--out", "a", "--data", "other.txt"]) == 2
-    assert "other.txt is not what the run was begun with" in capsys.readouterr().err
+    assert "other.txt is not what a was trained on" in capsys.readouterr().err
     assert main(["train", "--resume", "--out", "a", "--data", "elsewhere/new.txt"]) == 0
     same(expected, Run.resume("a"))
     assert main(["eval", "a"]) == 0 and main(["eval", "b", "--data", "elsewhere/new.txt"]) == 0

@@ -33,8 +33,9 @@ from shalab.baselines import baselines
 from shalab.corpus import Corpus, load_corpus
 from shalab.course import trained_model
 from shalab.device import Precision
+from shalab.dynamic import dynamic_evaluate
 from shalab.errors import InputError
-from shalab.evaluate import dynamic_evaluate, evaluate
+from shalab.evaluate import evaluate
 
 ORDER, MEMORY = 16, 256 << 20  # of PPMd: contexts of up to 16 bytes, and enough memory to keep all of its counts
 LARGE_MEMORY = 3 << 30  # of PPMd, for texts of up to 100,000,000 bytes

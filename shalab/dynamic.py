@@ -1,0 +1,90 @@
+"""What a text costs a model that goes on learning while it reads it, as compressors do (Krause et al. 2018)."""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from shalab.device import Precision, to_host
+from shalab.errors import AT_LEAST_0, COUNT, RATE, refuse, wrong
+from shalab.evaluate import check_range, context_bytes
+from shalab.metrics import bits_per_byte
+from shalab.model import SHARNN
+
+# T window, V vocabulary
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """How a model goes on learning while it is evaluated (Krause et al. 2018, arXiv 1709.07432, with the
+    root mean square of the gradients for each weight).
+
+    lr      step size, in units of a weight's update when its gradient is as large as usual
+    window  bytes that are charged before the weights learn from them
+    beta    of the moving average of squared gradients
+    """
+
+    lr: float = 2e-4
+    window: int = 16
+    beta: float = 0.999
+
+    def __post_init__(self):
+        refuse(wrong(AT_LEAST_0, lr=self.lr) + wrong(COUNT, window=self.window) + wrong(RATE, beta=self.beta))
+
+
+def dynamic_charges(
+    model: SHARNN,
+    data: np.ndarray,
+    begin: int,
+    end: int,
+    precision: Precision,
+    dynamic: Dynamic | None = None,
+    context: int | None = None,
+) -> Iterator[Tensor]:
+    """`charges` by a copy of the model that learns from every window after it was charged: float64 (T,) each.
+
+    One stream and one pass, as a compressor reads: no byte's charge depends on a byte after it. Reading the
+    context teaches nothing yet; it shows how large each weight's gradients usually are. `model` stays as it is.
+    """
+    dynamic = dynamic or Dynamic()
+    read = context_bytes(model, data, begin, end, context)
+    model = precision.place(copy.deepcopy(model).eval())
+    # Adam without momentum: gradient over root mean square, which its bias correction gets right from the start.
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0, betas=(0.0, dynamic.beta), eps=1e-6)
+    window = dynamic.window
+    starts = [*range(begin - read, begin, window), *range(begin, end, window), end]
+    state = None
+    for low, high in itertools.pairwise(starts):
+        ids = precision.place(torch.from_numpy(data[low - 1 : high].astype(np.int64)))  # (T + 1,)
+        with torch.enable_grad():
+            with precision.autocast():
+                logits, state = model(ids[:-1, None], state)  # (T, 1, V)
+            nats = F.cross_entropy(logits[:, 0].float(), ids[1:], reduction="none")  # (T,)
+            optimizer.zero_grad()
+            with precision.switches():
+                nats.mean().backward()
+        if low >= begin:
+            yield to_host(nats.detach()).double()
+            optimizer.param_groups[0]["lr"] = dynamic.lr
+        optimizer.step()
+
+
+def dynamic_evaluate(
+    model: SHARNN,
+    data: np.ndarray,
+    bounds: list[int],
+    precision: Precision,
+    dynamic: Dynamic | None = None,
+    context: int | None = None,
+) -> list[float]:
+    """Bits per byte of each slice bounds[i]:bounds[i + 1], read in one pass with `dynamic_charges`."""
+    for begin, end in itertools.pairwise(bounds):
+        check_range(data, begin, end, 1)
+    nats = torch.cat(list(dynamic_charges(model, data, bounds[0], bounds[-1], precision, dynamic, context)))
+    sizes = [end - begin for begin, end in itertools.pairwise(bounds)]
+    return [bits_per_byte(part.sum().item(), len(part)) for part in nats.split(sizes)]
