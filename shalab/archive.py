@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from shalab.device import Precision, to_host
+from shalab.dynamic import Dynamic
 from shalab.errors import InputError
-from shalab.evaluate import Dynamic
 from shalab.generate import decoder
 from shalab.mixing import Mixer
 from shalab.model import SHARNN

@@ -1,4 +1,4 @@
-"""The command line: shalab data | train | watch | plan | eval | generate | export | info."""
+"""The command line: shalab data | train | watch | plan | eval | generate | compress | decompress | export | info."""
 
 import argparse
 import inspect
@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from shalab.background import stop_on_interrupt
+from shalab.bundled import assets_dir
 from shalab.checkpoint import best_model, load_checkpoint, load_model, model_config
 from shalab.corpus import CACHE_VARIABLE, SOURCES, SPLITS, STDIN, corpus_of_run, load_corpus, standard_input
 from shalab.device import DEVICES, DTYPES, Precision, print_anything
@@ -28,7 +29,7 @@ from shalab.download import fetch
 from shalab.errors import InputError
 from shalab.evaluate import evaluate
 from shalab.fast.process import keep_freed_memory
-from shalab.files import as_json, reading
+from shalab.files import as_json, reading, replacing
 from shalab.generate import as_text, generate
 from shalab.model import SHARNN, ModelConfig, n_parameters
 from shalab.parallel import Team, lost
@@ -132,6 +133,7 @@ def parser() -> argparse.ArgumentParser:
     add("--context", type=int, metavar="N", help="bytes to read before it (default: 16384, or twice the memory)")
     add("--streams", type=int, default=1, metavar="S", help="pieces to read side by side (default: 1)")
     add("--dynamic", action="store_true", help="learn from each byte after it is charged; valid is read before test")
+    add("--mix", action="store_true", help="mix with counts of long contexts in all that precedes; one stream")
 
     text = command("generate", generate_command, "continue a prompt", trained, machine)
     add = text.add_mutually_exclusive_group().add_argument
@@ -144,6 +146,29 @@ def parser() -> argparse.ArgumentParser:
     add("--top-k", type=int, default=0, metavar="K", help="choose among the K likeliest bytes (default: all)")
     add("--top-p", type=float, default=1.0, metavar="P", help="choose among the likeliest that sum to P (default: 1)")
     add("--seed", type=int, default=0, help="of the draw (default: 0)")
+
+    packing = argparse.ArgumentParser(add_help=False)
+    packing.add_argument(
+        "--model", metavar="RUN", help="whose predictions to use (default: the course's trained model)"
+    )
+
+    add = command("compress", compress_command, "pack a file by a model's predictions", packing, machine).add_argument
+    add("file", help="what to pack, of whatever kind")
+    add("archive", help="a new file; the same model unpacks it, on a machine like this one")
+    add(
+        "--streams",
+        type=int,
+        metavar="S",
+        help="pieces packed side by side (default: one per 100,000 bytes, at most 64)",
+    )
+    add(
+        "--mix", action=argparse.BooleanOptionalAction, default=True, help="with counts of long contexts (default: yes)"
+    )
+    add("--learn", action="store_true", help="go on training with what has been read: smaller, and slower by far")
+
+    add = command("decompress", decompress_command, "unpack it", packing, machine).add_argument
+    add("archive", help="what `shalab compress` wrote")
+    add("file", help="a new file")
 
     add = command("export", export_command, "a finished run without what only resuming needs, to share").add_argument
     add("run", help="a finished run's folder")
@@ -332,24 +357,67 @@ def eval_command(options) -> None:
     else:  # not other bytes, whose test split could contain some that it has learned
         folder = Path(options.run) if os.path.isdir(options.run) else Path(options.run).parent
         corpus = corpus_of_run(content["config"]["data"], content["config"]["data_sha256"], folder)
+    begin, end = corpus.bounds[options.split] if options.split != "all" else (0, len(corpus))
+    splits, how = [options.split], f" over {end - begin:,} bytes"
+    if (options.dynamic or options.mix) and options.streams != 1:
+        raise InputError("--dynamic and --mix read in one stream: leave out --streams")
     if options.dynamic:
         from shalab.dynamic import dynamic_evaluate
 
-        if options.streams != 1 or options.split not in ("valid", "test"):
-            raise InputError("--dynamic reads valid, or valid and then test, in one stream: leave out --streams")
+        if options.split not in ("valid", "test") or options.mix:
+            raise InputError("--dynamic reads valid, or valid and then test, and does not go with --mix")
         splits = ["valid"] if options.split == "valid" else ["valid", "test"]
         bounds = [corpus.bounds["valid"][0], *(corpus.bounds[split][1] for split in splits)]
         scores = dynamic_evaluate(model, corpus.data, bounds, precision, context=options.context)
         how = ", learning while reading"
+    elif options.mix:
+        from shalab.mixing import PARTS, mixed_evaluate
+
+        score, parts = mixed_evaluate(model, corpus.data, begin, end, precision, options.window, options.context)
+        scores = [score]
+        how += "; " + ", ".join(f"{part} alone {bpc:.3f}" for part, bpc in zip(PARTS, parts, strict=True))
     else:
-        begin, end = corpus.bounds[options.split] if options.split != "all" else (0, len(corpus))
         how_to_read = {"window": options.window, "n_streams": options.streams, "context": options.context}
         scores = [evaluate(model, corpus.data, begin, end, precision, **how_to_read)]
-        splits, how = [options.split], f" over {end - begin:,} bytes"
     if not all(map(math.isfinite, scores)):
         raise InputError(f"the weights of {options.run} give no finite score")
     for split, bpc in zip(splits, scores, strict=True):
         print(f"{corpus.name} {split}: {bpc:.6f} bits per byte{how}")
+
+
+def compress_command(options) -> None:
+    from shalab.archive import compress
+
+    with reading(options.file):
+        data = Path(options.file).read_bytes()
+    model, precision = _packer(options, options.archive)
+    archive, _ = compress(model, data, precision, options.streams, options.mix, options.learn)
+    _write_new(options.archive, archive)
+    each = f", {8 * len(archive) / len(data):.3f} bits per byte" if data else ""
+    print(f"{options.file}: {len(data):,} bytes; {options.archive}: {len(archive):,}{each}")
+
+
+def decompress_command(options) -> None:
+    from shalab.archive import decompress
+
+    with reading(options.archive):
+        archive = Path(options.archive).read_bytes()
+    model, precision = _packer(options, options.file)
+    data = decompress(model, archive, precision)
+    _write_new(options.file, data)
+    print(f"{options.file}: {len(data):,} bytes")
+
+
+def _packer(options, target: str) -> tuple[SHARNN, Precision]:
+    if os.path.lexists(target):
+        raise InputError(f"{target} is there already: name a new file")
+    precision = Precision.pick(options.device, options.dtype)
+    return precision.place(load_model(options.model or assets_dir() / "model")), precision
+
+
+def _write_new(target: str, content: bytes) -> None:
+    with replacing(Path(target)) as file:
+        file.write(content)
 
 
 def generate_command(options) -> None:

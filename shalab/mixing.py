@@ -11,12 +11,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from tqdm import tqdm
+
+from shalab.device import Precision, to_host
+from shalab.evaluate import context_bytes
+from shalab.metrics import bits_per_byte
+from shalab.model import SHARNN
 
 ORDERS = (1, 2, 3, 4, 5, 6, 8, 11, 16, 24)  # bytes of context that are looked up
 LONG = 7  # from this place in ORDERS on, counts correct the network's prediction
 TABLE = 1 << 20  # places per order in which the last position of a context is kept
 LATEST = 32  # occurrences of a context that are looked at, the newest first; COMMON of those of one and two bytes
 COMMON = 256
+HISTORY = 1 << 24  # bytes of which it is known where their contexts occurred before, so that memory has a limit
 PARTS = ("network", "counts", "network and long contexts")
 
 
@@ -45,7 +53,8 @@ class Contexts:
     def __init__(self, n_bytes: int):
         self.text = bytearray(n_bytes)
         self.newest = [array("q", [-1]) * TABLE for _ in ORDERS]  # by checksum: where such a context last ended
-        self.before = [array("q", [-1]) * n_bytes for _ in ORDERS]  # by place: where one of that checksum ended before
+        # By place: where one of that checksum ended before. Places further apart than HISTORY share an entry.
+        self.before = [array("q", [-1]) * min(n_bytes, HISTORY) for _ in ORDERS]
 
     def add(self, place: int, byte: int, begin: int = 0) -> None:
         """`byte` has been read at `place`, by a reader who started at `begin`."""
@@ -53,7 +62,7 @@ class Contexts:
             if place - begin < order:
                 break
             key = zlib.crc32(self.text[place - order : place]) % TABLE
-            before[place], newest[key] = newest[key], place
+            before[place % HISTORY], newest[key] = newest[key], place
         self.text[place] = byte
 
     def look(self, place: int, begin: int = 0) -> list[Found]:
@@ -68,12 +77,14 @@ class Contexts:
             before, n = self.before[i], 0
             counts: dict[int, float] = {}
             limit = COMMON if order < 3 else LATEST
-            while earlier >= 0 and n < limit:
+            for _ in range(4 * limit):  # also where other contexts share the checksum
+                if earlier < 0 or n == limit:
+                    break
                 if text[earlier - order : earlier] == context:
                     symbol = text[earlier]
                     counts[symbol] = counts.get(symbol, 0.0) + (1.0 if n else 1.5)
                     n += 1
-                earlier = before[earlier]
+                earlier = before[earlier % HISTORY]
             if not n:
                 break
             found.append(Found(i, np.array(list(counts)), np.array(list(counts.values())), n))
@@ -143,18 +154,56 @@ class Mixer:
 
 
 def mixed_charges(
-    data: np.ndarray, begin: int, end: int, network: Iterator[np.ndarray], mixer: Mixer | None = None
+    data: np.ndarray, begin: int, end: int, network: Iterator[np.ndarray]
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Nats of each byte `begin` to `end` of (N,) uint8 data: the mixture's, and each part's (3,).
 
-    network  for each of these bytes its probabilities (V,) by the network, which has read no byte after it
-    mixer    None takes a new one, whose contexts know the bytes before `begin`, as the network does
+    The counts know all bytes before `begin`, the last HISTORY of them; nobody has mixed yet.
+
+    network: for each of these bytes its probabilities (V,) by the network, which has read no byte after it
     """
-    if mixer is None:
-        mixer = Mixer(end)
-        for place in range(begin):
-            mixer.contexts.add(place, int(data[place]))
+    start = max(0, begin - HISTORY)
+    mixer = Mixer(end - start)
+    for place in range(start, begin):
+        mixer.contexts.add(place - start, int(data[place]))
     for place, probabilities in zip(range(begin, end), network, strict=True):
         byte = int(data[place])
-        price = -float(np.log(mixer.predict(place, probabilities)[byte]))
-        yield price, mixer.learn(place, byte)
+        price = -float(np.log(mixer.predict(place - start, probabilities)[byte]))
+        yield price, mixer.learn(place - start, byte)
+
+
+@torch.no_grad()
+def network_predictions(
+    model: SHARNN,
+    data: np.ndarray,
+    begin: int,
+    end: int,
+    precision: Precision,
+    window: int = 1024,
+    context: int | None = None,
+) -> Iterator[np.ndarray]:
+    """The network's probabilities (V,) of each byte `begin` to `end`, read as `evaluate.charges` does in one stream."""
+    state = None
+    for low in range(begin - context_bytes(model, data, begin, end, context), end, window):
+        high = min(low + window, end)
+        ids = precision.place(torch.from_numpy(data[low - 1 : high - 1].astype(np.int64)))
+        with precision.autocast():
+            logits, state = model(ids[:, None], state)  # (T, 1, V)
+        yield from to_host(logits[max(0, begin - low) :, 0].float()).double().softmax(-1).numpy()
+
+
+def mixed_evaluate(
+    model: SHARNN,
+    data: np.ndarray,
+    begin: int,
+    end: int,
+    precision: Precision,
+    window: int = 1024,
+    context: int | None = None,
+) -> tuple[float, list[float]]:
+    """Bits per byte of data[begin:end] by the mixture, and by each of PARTS alone; `begin` is at least 1."""
+    network = network_predictions(model, data, begin, end, precision, window, context)
+    charged = tqdm(mixed_charges(data, begin, end, network), total=end - begin, unit="B", mininterval=1, leave=False)
+    nats, parts = zip(*charged, strict=True)
+    n_bytes = end - begin
+    return bits_per_byte(sum(nats), n_bytes), [bits_per_byte(part, n_bytes) for part in np.sum(parts, 0).tolist()]

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import struct
 import zlib
 
@@ -11,9 +12,12 @@ import torch
 
 from shalab import archive as module
 from shalab.archive import HEADER, compress, decompress, default_streams
+from shalab.bundled import assets_dir
+from shalab.cli import main
 from shalab.device import Precision
+from shalab.dynamic import Dynamic, dynamic_charges
 from shalab.errors import InputError
-from shalab.evaluate import Dynamic, dynamic_charges, evaluate
+from shalab.evaluate import evaluate
 from shalab.model import SHARNN, ModelConfig
 
 pytest.importorskip("constriction")
@@ -123,3 +127,30 @@ def test_without_the_coder_a_sentence(model, precision, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "constriction", None)
     with pytest.raises(InputError, match="pip install constriction"):
         compress(model, b"abc", precision)
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    text, packed, back = (str(tmp_path / name) for name in ("text", "packed", "back"))
+    (tmp_path / "text").write_bytes(TEXT[:44])
+    assert main(["compress", text, packed, "--dtype", "float32"]) == 0
+    assert main(["decompress", packed, back, "--dtype", "float32"]) == 0
+    assert (tmp_path / "back").read_bytes() == TEXT[:44]
+    assert re.search(r"text: 44 bytes; .*packed: \d+, \d+\.\d{3} bits per byte", capsys.readouterr().out)
+    for asked in (["compress", text, packed], ["decompress", packed, back], ["decompress", packed, text]):
+        assert main(asked) == 2
+        assert "is there already: name a new file" in capsys.readouterr().err
+    (tmp_path / "packed").write_bytes((tmp_path / "packed").read_bytes()[:-1])
+    assert main(["decompress", packed, str(tmp_path / "new")]) == 2
+    assert "damaged or not complete" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "packed", "text"]
+    assert main(["compress", str(tmp_path / "none"), str(tmp_path / "new")]) == 2
+
+
+def test_scoring_with_counts_from_the_command_line(tmp_path, capsys):
+    (tmp_path / "text").write_bytes(TEXT * 2)
+    asked = ["eval", str(assets_dir() / "model"), "--data", str(tmp_path / "text"), "--split", "test", "--mix"]
+    assert main([*asked, "--dtype", "float32"]) == 0
+    mixed, network = re.search(r"test: ([\d.]+) bits.* network alone ([\d.]+),", capsys.readouterr().out).groups()
+    assert float(mixed) < float(network)
+    assert main([*asked, "--streams", "2"]) == 2
+    assert "leave out --streams" in capsys.readouterr().err

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from shalab import mixing
-from shalab.mixing import LONG, ORDERS, PARTS, Contexts, Mixer, mixed_charges
+from shalab.device import Precision
+from shalab.evaluate import evaluate
+from shalab.mixing import LONG, ORDERS, PARTS, Contexts, Mixer, mixed_charges, mixed_evaluate, network_predictions
+from shalab.model import SHARNN, ModelConfig
 
 UNIFORM = np.full(256, 1 / 256)
 
@@ -126,3 +129,34 @@ def test_what_such_contexts_have_earned_is_learned(hits):
     corrected = mixer._corrected(UNIFORM, [entry], 0)
     np.testing.assert_allclose(corrected[5], (0.5 + hits) / 10)
     np.testing.assert_allclose(corrected[6], (1 - (0.5 + hits) / 10) / 255)
+
+
+@pytest.mark.parametrize("begin, context", [(1, None), (29, 0), (97, 13)])
+def test_the_networks_part_is_what_evaluation_charges(begin, context):
+    model = SHARNN(ModelConfig(d_model=12, d_boom=24, n_layers=2, attention_layers=(1,), max_context=17)).eval()
+    data = np.random.default_rng(3).integers(97, 101, 211).astype(np.uint8)
+    precision = Precision.pick("cpu", "float32")
+    rows = list(network_predictions(model, data, begin, 211, precision, window=7, context=context))
+    assert len(rows) == 211 - begin
+    bits = -np.log2([row[byte] for row, byte in zip(rows, data[begin:], strict=True)])
+    assert abs(bits.mean() - evaluate(model, data, begin, 211, precision, window=7, context=context)) < 1e-5
+    mixed, parts = mixed_evaluate(model, data, begin, 211, precision, window=7, context=context)
+    assert abs(parts[0] - bits.mean()) < 1e-4  # the mixture raises every probability by 1e-7
+    assert mixed < parts[0]  # four letters: counting finds out, the drawn weights do not
+
+
+def test_what_precedes_a_slice_is_known_to_the_counts_as_far_as_history_reaches(monkeypatch):
+    data = np.frombuffer(b"a name that returns. " * 2, np.uint8)
+    networks = [UNIFORM] * 21
+    known = sum(price for price, _ in mixed_charges(data, 21, 42, iter(networks)))
+    monkeypatch.setattr(mixing, "HISTORY", 1)
+    unknown = sum(price for price, _ in mixed_charges(data, 21, 42, iter(networks)))
+    assert known < 0.8 * unknown
+
+
+def test_contexts_of_one_checksum_cannot_hold_up_a_search(monkeypatch):
+    """Places that share an entry may point in a circle."""
+    monkeypatch.setattr(mixing, "HISTORY", 2)
+    monkeypatch.setattr(zlib, "crc32", lambda _: 0)
+    contexts = filled(b"abcabcabc", room=1)
+    assert all(entry.symbols.tolist() == [ord("a")] for entry in contexts.look(9))

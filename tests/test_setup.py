@@ -20,7 +20,9 @@ ORDER = (
     "background steering run_config run cli"
 ).split()
 # The core imports none of these until a command asks for it.
-AROUND = "original export dynamic kept baselines ledger plan calibrate follow terminal plots diagram course".split()
+AROUND = (
+    "original export dynamic mixing archive kept baselines ledger plan calibrate follow terminal plots diagram course"
+).split()
 TOKENIZATION = "tokenizer pieces counting accounts attacks".split()
 FAST = "conditions masks lstm attention boom lamb decoder process".split()
 
