@@ -4,6 +4,8 @@ import lzma
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from lab import violations
 from playwright.sync_api import expect
 
@@ -19,8 +21,14 @@ def test_bounds_by_hand():
     assert shannon_bounds([1, 1, 2, 3]) == pytest.approx((0.75 * np.log2(3), 1.5))
     # all of eight equally often: nothing is lost
     assert shannon_bounds(range(1, 9)) == pytest.approx((3, 3))
-    # q = 0, 1/2, 0, 1/2: not falling. 1 (-1/2) 0 + 2 (1/2) 1 + 3 (-1/2) log 3 + 4 (1/2) 2
-    assert shannon_bounds([2, 4]) == pytest.approx((5 - 1.5 * np.log2(3), 1))
+    # q = 0, 1/2, 0, 1/2 does not fall; sorted, 2 (1/2) log 2
+    assert shannon_bounds([2, 4]) == pytest.approx((1, 1))
+
+
+@given(st.lists(st.integers(-95, 96), min_size=1, max_size=40))
+def test_the_lower_bound_is_never_above_the_upper_one(guesses):
+    lower, upper = shannon_bounds(guesses)
+    assert -1e-9 <= lower <= upper + 1e-9
 
 
 def test_a_byte_that_was_given_up_is_charged_with_what_was_left():

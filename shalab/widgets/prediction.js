@@ -35,7 +35,7 @@ function number(model, reveal) {
     model.save_changes();
   };
   const settings = { min: low, max: high, step: "any" };
-  const field = element("input", { type: "number", size: 8, ...settings, onchange: () => set(field.valueAsNumber) });
+  const field = element("input", { type: "number", ...settings, onchange: () => set(field.valueAsNumber) });
   const rail = element("input", {
     type: "range", ...settings, step: 10 ** Math.floor(Math.log10((high - low) / 50)),
     "aria-label": model.get("question"), oninput: () => set(rail.valueAsNumber),
@@ -45,11 +45,9 @@ function number(model, reveal) {
   const bar = element("div", { class: "shalab-scale", role: "img" });
   const picture = element("div");
   let address = null;
-  function mark(kind, value) {
-    const place = (100 * (value - low)) / (high - low);
-    const node = element("span", { class: `shalab-mark shalab-${kind}` }, short(value, DIGITS));
-    node.style.left = `${place}%`;
-    node.style.setProperty("--shift", `${-place}%`); // the sign stays inside at both ends
+  function mark(kind, text, value) {
+    const node = element("span", { class: `shalab-mark shalab-${kind}` }, `${text} ${short(value, DIGITS)}`.trim());
+    node.style.setProperty("--place", `${(100 * (value - low)) / (high - low)}%`);
     return node;
   }
   return {
@@ -66,7 +64,8 @@ function number(model, reveal) {
       bar.hidden = !revealed;
       if (!revealed) return;
       bar.setAttribute("aria-label", model.get("told"));
-      bar.replaceChildren(...[guess != null && mark("yours", guess), mark("true", model.get("answer"))].filter(Boolean));
+      bar.replaceChildren(...[guess != null && mark("yours", "you said", guess), mark("true", "it is", model.get("answer")),
+        mark("end", "", low), mark("end", "", high)].filter(Boolean));
       if (model.get("image").byteLength && !address) {
         address = URL.createObjectURL(new Blob([model.get("image")], { type: "image/png" }));
         picture.append(element("img", { src: address, alt: model.get("alt") }));

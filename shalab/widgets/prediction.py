@@ -154,7 +154,7 @@ class PredictedCurve(_Guess):
         if any(value is not None for value in self.guess):
             curve(axes, [self.x[i] for i in self.places], self.guess, color=ORANGE, linestyle="--", label="your guess")
         curve(axes, self.x, self.y, color=BLUE, label="measured")
-        axes.set(xlabel=drawable(self.xlabel), ylabel=drawable(self.ylabel), xlim=(0, None), ylim=self.limits)
+        axes.set(xlabel=drawable(self.xlabel), ylabel=drawable(self.ylabel), xlim=(0, self.x[-1]), ylim=self.limits)
         axes.set_title(drawable(self.question, 90), loc="left", fontsize=10)
         axes.grid(alpha=0.3)
         axes.legend()
