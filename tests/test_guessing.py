@@ -21,11 +21,13 @@ def test_bounds_by_hand():
     assert shannon_bounds([1, 1, 2, 3]) == pytest.approx((0.75 * np.log2(3), 1.5))
     # all of eight equally often: nothing is lost
     assert shannon_bounds(range(1, 9)) == pytest.approx((3, 3))
+    # q = 1/4, 3/4 does not fall; sorted, 2 (1/4) log 2
+    assert shannon_bounds([1, 2, 2, 2]) == pytest.approx((0.5, 2 - 0.75 * np.log2(3)))
     # q = 0, 1/2, 0, 1/2 does not fall; sorted, 2 (1/2) log 2
     assert shannon_bounds([2, 4]) == pytest.approx((1, 1))
 
 
-@given(st.lists(st.integers(-3, 4), min_size=1, max_size=40))
+@given(st.lists(st.integers(-1, 5), min_size=1, max_size=40))
 def test_the_lower_bound_is_never_above_the_upper_one(guesses):
     lower, upper = shannon_bounds(guesses)
     assert -1e-9 <= lower <= upper + 1e-9
