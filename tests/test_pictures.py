@@ -23,7 +23,10 @@ from shalab.widgets import (
     BoomExplorer,
     ClaimDial,
     Dashboard,
+    GuessingGame,
     MemoryView,
+    PredictedCurve,
+    Prediction,
     SurpriseMap,
     TokenExplorer,
     TrustInspector,
@@ -161,12 +164,22 @@ def test_other_plots():
     assert len(drawn(plots.benchmark({"training": [speed], "learning": rows})).axes[1].lines) == len(NAMES)
 
 
+def _played(text, guesses):
+    game = GuessingGame(text + "x" * len(guesses), len(text.encode()), len(text.encode()) + len(guesses))
+    game.guesses = guesses
+    return game
+
+
 WIDGETS = {
     "one weight": lambda: AttentionExplorer(np.ones((1, 1)), b"\x00"),
     "even weights": lambda: AttentionExplorer(np.tril(np.ones((7, 7))) / np.arange(1, 8)[:, None], "今天<".encode()),
     "one head that points": lambda: AttentionExplorer(np.eye(9), b"$x$ \xff\n\t\x1b\x7f"),
     "one chunk": lambda: BoomExplorer(1, 1),
     "many chunks": lambda: BoomExplorer(3, 40),
+    "no guess": lambda: GuessingGame("今天<", 6, 7),
+    "many guesses": lambda: _played("今天\u202e $x$ " * 9, [96, -95, 0, 1] * 5),
+    "a number at the end": lambda: Prediction(NAMES[2], 0, low=0, high=1e-9, unit=NAMES[4]),
+    "a curve of nothing": lambda: PredictedCurve([0, 1e9], [0, 0], *NAMES[2:5]),
     "one query": lambda: MemoryView(1, 0, 0),
     "no memory": lambda: MemoryView(5, 0, 3, "今天"),
     "a large window": lambda: MemoryView(64, 1000, 30),
@@ -330,7 +343,9 @@ for widget in (
     AttentionExplorer(np.tril(np.ones((n, n))) / np.arange(1, n + 1)[:, None], text),
     MemoryView(5, 12, 1, text), SurpriseMap(text, {{name: np.ones(n), name + "2": np.zeros(n)}}),
     TokenExplorer(text, np.ones(n), {{name: np.array([n])}}), ClaimDial([Claim(name, text, np.ones(n), text)], name),
-    TrustInspector(trust), Dashboard(history=history, references={{name: 7.0}}), BoomExplorer(7, 2),
+    TrustInspector(trust), Dashboard(history=history, references={{name: 7.0}}),
+    GuessingGame(name + "x", n, n + 1), Prediction(name, 1, low=0, high=2, unit=name),
+    PredictedCurve([1, 2], [1, 2], name, name, name), BoomExplorer(7, 2),
     Picture(ladder({{name: 2.0}}, name), name), Verdict("wrong", name),
 ):
     display(widget)
@@ -342,8 +357,8 @@ def test_hostile_texts_do_nothing_in_the_browser(lab):
     with lab.notebook(PAGE, name="hostile.ipynb", height=6000) as page:
         assert page.evaluate("document.querySelectorAll('img[src=x], .shalab script, .shalab textarea').length") == 0
         widgets = page.locator(".jp-OutputArea-output .shalab")
-        assert widgets.count() == 8
-        for place in range(7):
+        assert widgets.count() == 11
+        for place in range(10):
             shown = widgets.nth(place)
             content = shown.inner_text() + str(shown.evaluate("node => node.innerHTML"))
             assert "alert(1)" in content or place == 1, place

@@ -138,7 +138,9 @@ for widget in (
     AttentionExplorer(np.tril(np.ones((n, n))) / np.arange(1, n + 1)[:, None], text),
     MemoryView(5, 12, 1, text), SurpriseMap(text, {"今": np.ones(n), "é": np.zeros(n)}),
     TokenExplorer(text, np.ones(n), {"今": [1] * n}), ClaimDial([Claim("今", b"ab", np.ones(2), b"ab")], "今"),
-    TrustInspector(Path("r")), Dashboard.from_folder("r", {"今": 7.0}), BoomExplorer(7, 2),
+    GuessingGame(text + "x", n, n + 1), Prediction("今", 1, low=0, high=2, unit="é"),
+    PredictedCurve([1, 2], [1, 2], "今", "é", "今"), TrustInspector(Path("r")),
+    Dashboard.from_folder("r", {"今": 7.0}), BoomExplorer(7, 2),
 ):
     print(widget._repr_mimebundle_()[0]["text/plain"])
 plots.save(plots.ladder({"今": 2.0}, "今"), Path("ladder.png"))

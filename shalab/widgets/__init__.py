@@ -7,7 +7,9 @@ from shalab.widgets.boom import BoomExplorer
 from shalab.widgets.claims import ClaimDial
 from shalab.widgets.dashboard import Dashboard
 from shalab.widgets.explorer import AttentionExplorer
+from shalab.widgets.guessing import GuessingGame
 from shalab.widgets.memory import MemoryView
+from shalab.widgets.prediction import PredictedCurve, Prediction
 from shalab.widgets.surprise import SurpriseMap
 from shalab.widgets.tokens import TokenExplorer
 from shalab.widgets.trust import TrustInspector
@@ -17,7 +19,10 @@ __all__ = [
     "BoomExplorer",
     "ClaimDial",
     "Dashboard",
+    "GuessingGame",
     "MemoryView",
+    "PredictedCurve",
+    "Prediction",
     "SurpriseMap",
     "TokenExplorer",
     "TrustInspector",

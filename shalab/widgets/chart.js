@@ -52,8 +52,10 @@ function logTicks(low, high) {
  *   levels  {name, y}: dashed lines across
  *   now     an x to mark
  *   ceiling what is above it may run out at the top
+ *   range   [low, high] of the y axis, whatever the curves are
+ * Returns where the axes lie: {left, right, top, bottom, px(x), py(y)}.
  */
-function plot(context, width, height, { curves, levels = [], title, xName, log = false, now, ceiling = Infinity }) {
+function plot(context, width, height, { curves, levels = [], title, xName, log = false, now, ceiling = Infinity, range }) {
   const shade = (name) => themed(context.canvas, name);
   const font = (size) => `${size}px ${themed(context.canvas, "font-family") || "sans-serif"}`;
   const left = 46, right = width - 8, top = 22, bottom = height - (xName ? 34 : 20);
@@ -64,7 +66,7 @@ function plot(context, width, height, { curves, levels = [], title, xName, log =
   context.fillStyle = shade("--shalab-ink");
   context.textAlign = "left";
   context.fillText(title, 4, 13);
-  if (!ys.length) {
+  if (!ys.length && !range) {
     context.fillStyle = shade("--shalab-quiet");
     context.textAlign = "center";
     context.fillText("nothing yet", (left + right) / 2, (top + bottom) / 2);
@@ -74,6 +76,7 @@ function plot(context, width, height, { curves, levels = [], title, xName, log =
   let least = Math.min(...ys), most = Math.min(ceiling, Math.max(...ys));
   const margin = most - least > 1e-6 * Math.abs(most) ? (most - least) / 20 : Math.abs(most) / 2 || 0.5;
   [least, most] = log ? [least * 0.9, most * 1.1] : [least - margin, most + margin];
+  if (range) [least, most] = range;
   const end = Math.max(...xs) || 1, scale = log ? Math.log : (value) => value;
   const px = (x) => left + (x / end) * (right - left);
   const py = (y) => bottom - ((scale(y) - scale(least)) / (scale(most) - scale(least))) * (bottom - top);
@@ -151,6 +154,7 @@ function plot(context, width, height, { curves, levels = [], title, xName, log =
     context.fillRect(at - 14, 8, 14, 3);
     at -= 24;
   }
+  return { left, right, top, bottom, px, py };
 }
 
 /** A line through the points; null is a gap. */
