@@ -297,7 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
     grading = commands.add_parser("grade", help="who passed what: runs handed-in copies of the course")
     grading.add_argument("folder", type=Path, help="a folder for each student, one copy, or single notebooks")
     grading.add_argument("--out", type=Path, default=Path("grades.csv"), metavar="CSV", help="default: %(default)s")
-    grading.add_argument("--seconds", type=float, default=120.0, help="for each exercise (default: %(default)g)")
+    grading.add_argument("--seconds", type=float, default=180.0, help="for each exercise (default: %(default)g)")
     commands.add_parser("minutes", help="store what the notebooks say of their length in README.md and teaching.md")
     exporting = commands.add_parser("html", help="the course as pages that need no network")
     exporting.add_argument("folder", type=Path)

@@ -44,7 +44,7 @@ from shalab.errors import InputError
 from shalab.files import write_text
 
 START_S = 300.0  # for a process to import its libraries
-SECONDS = 120.0  # for each exercise
+SECONDS = 180.0  # for each exercise
 MEMORY = 4 * 2**30  # bytes that one process may have
 FILE = 2**30  # bytes that one file may have
 ANSWER = 2**24  # bytes that the results of a notebook may have

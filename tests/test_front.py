@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 from PIL import Image
 from take_pictures import FOLDER, taken
@@ -51,8 +52,6 @@ def test_the_sections_take_as_long_as_the_notebook_says(path):
 
 
 def test_minutes_are_read_and_stored(tmp_path, monkeypatch):
-    import nbformat
-
     folder = tmp_path / "notebooks"
     folder.mkdir()
     cells = ["# 00 A\n\n*Time: 40\nminutes, one of them computing.*", "## 1. First · 7 min\n\n## Last"]
@@ -68,6 +67,9 @@ def test_minutes_are_read_and_stored(tmp_path, monkeypatch):
         assert text == f"a\n<!-- minutes -->\n{course.minutes_tables()}<!-- end of minutes -->\nb\n"
         assert (tmp_path / "README.md").read_text(encoding="utf-8").endswith("| what | 40 |\n")
     assert "### [00 A](00_a.ipynb): 40 minutes" in text and "| 1. First | 7 |" in text and "old" not in text
+    course.html(tmp_path / "pages")
+    assert 'href="00_a.html"' in (tmp_path / "pages" / "teaching.html").read_text(encoding="utf-8")
+    assert (course.copy() / "teaching.md").read_text(encoding="utf-8") == text
 
 
 def test_readme_shows_pictures_that_are_there():

@@ -1,17 +1,23 @@
 """Handed-in notebooks, right, wrong, broken and hostile: each gets its marks, and none stops the others."""
 
 import csv
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import torch
 
 from shalab import checks, course
+from shalab.checkpoint import load_checkpoint
+from shalab.checks import difference, enwik8_run, start_here
 from shalab.errors import InputError
-from shalab.grade import WALLS, HandIn, _holds, grade, hand_ins
+from shalab.grade import WALLS, HandIn, _holds, _kind, _mark, _object, _plain, grade, hand_ins
+from shalab.presets import Budget
 
 SOLUTIONS = course.notebooks_dir() / "solutions"
 ALL = next(iter(WALLS))
@@ -156,6 +162,29 @@ def test_of_other_cells_only_what_an_answer_needs_is_run():
     assert run == ["import numpy as np", "T = 5", "def helper(x):\n    return np.log(x) * T", "T = train_for_hours()"]
     assert cells[5] not in [source for _, _, source in hand_in.before(6, None)]
     assert cells[5] in [source for _, _, source in hand_in.before(6, 3)]
+
+
+def test_a_run_that_was_handed_in_is_judged_by_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setitem(enwik8_run.SMALL, "budget", Budget(steps=6))
+    folder = tmp_path / "runs" / "victim"
+    enwik8_run.train(folder)
+    weights = load_checkpoint(folder)["model"]
+    monkeypatch.setattr(enwik8_run, "_undisturbed", lambda: weights)
+    assert _mark(enwik8_run.killed, '{"value": "runs/victim"}', tmp_path) == "right"
+    (folder / "link").symlink_to("/dev/zero")
+    assert _mark(enwik8_run.killed, '{"value": "runs/victim"}', tmp_path) == "stopped: InputError"
+
+
+def test_what_comes_back_is_data_and_nothing_of_it_is_run(tmp_path):
+    for x in (torch.eye(3), np.float32(2), (1, 2.5, [True, None]), "a", b"b"):
+        assert not difference(_object(json.loads(json.dumps(_plain(x)))), x)
+    assert _object(_plain(...)) is ... and type(_object(_plain(object()))).__name__ == "object"
+    assert type(_object(_plain(torch.zeros(1000, 1000)))).__name__ == "Tensor"  # too large to be an answer
+    deep = json.dumps({"results": [[[[[]]]]] * 3, "error": ["SystemExit", []]})
+    for told in ("", "[", "[]", "{}", "1" * 5000, '{"results": 5}', '{"results": [], "error": [5, 5]}', deep):
+        assert _kind(_mark(start_here.bits_per_byte, told, tmp_path)) in ("stopped", "wrong"), told
+    ended = '{"results": [], "error": ["SystemExit", ["\\u001b[2J"]]}'
+    assert _mark(start_here.bits_per_byte, ended, tmp_path) == "stopped: SystemExit:  [2J"
 
 
 @pytest.mark.parametrize("path", course.notebooks(), ids=lambda path: path.stem)
