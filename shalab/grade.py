@@ -81,7 +81,7 @@ def grade(folder: Path, out: Path, seconds: float = SECONDS) -> None:
     print_anything()
     students = hand_ins(folder)
     words, walls = next(filter(_holds, WALLS.items()))
-    print(f"{len(students)} hand-ins. {words}" + ("" if sys.platform == "linux" else " Memory is not limited here."))
+    print(f"Hand-ins: {len(students)}. {words}" + ("" if sys.platform == "linux" else " Memory is not limited here."))
     course = exercises()
     columns = [check.key for checks in course.values() for check in checks]
     width = max(map(len, [*students, "student"]))
@@ -154,14 +154,15 @@ def _marks(checks: list[Check], file: Path, alone: bool, walls: list[str], secon
     """Exercise -> its mark. One that ends or outlasts its process does not cost those after it, which get another."""
     marks: dict[str, str] = {}
     while left := checks[len(marks) :]:
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
             work = Path(place).resolve() / "work"
+            work.mkdir()
             with contextlib.suppress(OSError):  # what can be copied; shutil.Error is one
                 if alone:
-                    work.mkdir()
                     shutil.copy(file, work)
                 else:
-                    shutil.copytree(file.parent, work, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
+                    left_out = shutil.ignore_patterns(*LEFT_OUT)
+                    shutil.copytree(file.parent, work, symlinks=True, ignore=left_out, dirs_exist_ok=True)
             lines, late = _run([str(work / file.name), *(check.key for check in left)], work, walls, seconds)
             for check, line in zip(left, lines, strict=False):
                 marks[check.key] = _mark(check, line, work)
@@ -223,9 +224,11 @@ def _answer(check: Check, told: dict, work: Path) -> object:
     if "results" not in told:
         answer = _object(told["value"])
         if check.read and isinstance(answer, str):
-            answer = work / answer
-            if any(path.is_symlink() or not path.is_file() for path in [*answer.rglob("*")] if not path.is_dir()):
-                raise InputError("expected regular files")
+            answer = (work / answer).resolve()
+            if not answer.is_relative_to(work) or not all(
+                path.is_dir() or path.is_file() and not path.is_symlink() for path in answer.rglob("*")
+            ):
+                raise InputError("expected a folder of regular files in the hand-in")
         return answer
     results, error = iter(told["results"]), _error(*(told["error"] or ("RuntimeError", ["no result"])))
 

@@ -171,6 +171,8 @@ def test_a_run_that_was_handed_in_is_judged_by_its_folder(tmp_path, monkeypatch)
     weights = load_checkpoint(folder)["model"]
     monkeypatch.setattr(enwik8_run, "_undisturbed", lambda: weights)
     assert _mark(enwik8_run.killed, '{"value": "runs/victim"}', tmp_path) == "right"
+    outside = json.dumps({"value": str(folder)})
+    assert _mark(enwik8_run.killed, outside, tmp_path / "elsewhere") == "stopped: InputError"
     (folder / "link").symlink_to("/dev/zero")
     assert _mark(enwik8_run.killed, '{"value": "runs/victim"}', tmp_path) == "stopped: InputError"
 
