@@ -86,7 +86,7 @@ def grade(folder: Path, out: Path, seconds: float = SECONDS) -> None:
     columns = [check.key for checks in course.values() for check in checks]
     width = max(map(len, [*students, "student"]))
     print(f"{'student':<{width}}", *(f"{stem[:2]:<{len(course[stem[3:]])}}" for stem in _stems()), "right")
-    rows, found = [], defaultdict(list)
+    rows, found = [], defaultdict(set)
     for student, files in students.items():
         marks: dict[str, str] = {}
         for notebook, checks in course.items():
@@ -96,7 +96,7 @@ def grade(folder: Path, out: Path, seconds: float = SECONDS) -> None:
                 marks |= {check.key: "missing" for check in checks}
         for key, mark in marks.items():
             if _kind(mark) not in ("right", "open", "missing"):
-                found[key, mark].append(student)
+                found[key.partition(".")[0] if mark == "unreadable" else key, mark].add(student)
         n_right = sum(mark == "right" for mark in marks.values())
         signs = ("".join(SIGNS[_kind(marks[check.key])] for check in checks) for checks in course.values())
         print(f"{student:<{width}}", *signs, f"{n_right} of {len(columns)}", flush=True)
@@ -106,7 +106,7 @@ def grade(folder: Path, out: Path, seconds: float = SECONDS) -> None:
         write_text(out, table.getvalue())
     print(*(f"{sign} {kind}" for kind, sign in SIGNS.items()), sep="   ")
     for (key, mark), who in sorted(found.items(), key=lambda item: -len(item[1])):
-        print(f"{key}: {mark} ({', '.join(who)})")
+        print(f"{key}: {mark} ({', '.join(sorted(who))})")
     print(out)
 
 
@@ -215,7 +215,7 @@ def _mark(check: Check, line: str, work: Path) -> str:
         return f"stopped: {type(error).__name__}"
     if verdict.outcome in ("right", "open"):
         return verdict.outcome
-    said = verdict.mistake or re.sub(rf"^{check.name}( stopped)?:? ", "", verdict.message)
+    said = verdict.mistake or re.sub(rf"^{check.name}( stopped| is not right yet)?:? |\.$", "", verdict.message)
     return f"{verdict.outcome}: {''.join(c if c.isprintable() else ' ' for c in said)[:200]}"
 
 
