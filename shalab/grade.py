@@ -216,7 +216,7 @@ def _mark(check: Check, line: str, work: Path) -> str:
     if verdict.outcome in ("right", "open"):
         return verdict.outcome
     said = verdict.mistake or re.sub(rf"^{check.name}( stopped| is not right yet)?:? |\.$", "", verdict.message)
-    return f"{verdict.outcome}: {''.join(c if c.isprintable() else ' ' for c in said)[:200]}"
+    return f"{verdict.outcome}: {''.join(c if c.isprintable() else ' ' for c in said)[:200].rstrip(' :')}"
 
 
 def _answer(check: Check, told: dict, work: Path) -> object:
