@@ -2,7 +2,9 @@
 
 python -m shalab.course lab [OPTION ...] opens a copy in JupyterLab, on this machine alone; its options pass through
 python -m shalab.course copy [--fresh]   my-course/ with empty outputs; never overwrites one
+python -m shalab.course grade FOLDER     runs handed-in copies and says who passed what; see shalab/grade.py
 python -m shalab.course execute [NAME]   runs notebooks again and stores their outputs
+python -m shalab.course minutes          copies what the notebooks say of their length into README.md and teaching.md
 python -m shalab.course html FOLDER      pages that need neither a kernel nor a network
 """
 
@@ -29,6 +31,7 @@ from shalab.checkpoint import load_model
 from shalab.corpus import load_corpus
 from shalab.device import Precision
 from shalab.errors import InputError
+from shalab.files import write_text
 from shalab.model import SHARNN
 from shalab.presets import find_preset
 from shalab.train import Trainer
@@ -44,6 +47,11 @@ def notebooks_dir() -> Path:
 def notebooks() -> list[Path]:
     """The notebooks in the course's order."""
     return sorted(notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
+
+
+def teaching() -> Path:
+    """The page for teachers."""
+    return notebooks_dir() / "teaching.md"
 
 
 def trained_model() -> SHARNN:
@@ -119,6 +127,8 @@ def copy(fresh: bool = False) -> Path:
                 place = Path(part) / "course" / path.relative_to(notebooks_dir())
                 place.parent.mkdir(parents=True, exist_ok=True)
                 nbformat.write(notebook, place)
+            if teaching().exists():
+                shutil.copy(teaching(), Path(part) / "course")
             shutil.move(Path(part) / "course", target)
     return target
 
@@ -221,8 +231,12 @@ def html(folder: Path) -> None:
         f"{{% block html_head_js{part} %}}{{% endblock %}}" for part in ("", "_mathjax", "_mermaidjs")
     )
     exporter = Exporter(raw_template=template)
-    for path in sorted(notebooks_dir().glob("**/[0-9][0-9]_*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
+    for path in [*sorted(notebooks_dir().glob("**/[0-9][0-9]_*.ipynb")), *notebooks_dir().glob(teaching().name)]:
+        if path.suffix == ".md":
+            text = nbformat.v4.new_markdown_cell(path.read_text(encoding="utf-8"), id="page")
+            notebook = nbformat.v4.new_notebook(cells=[text])
+        else:
+            notebook = nbformat.read(path, as_version=4)
         for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
             data = output.get("data", {})
             if data.pop("application/vnd.jupyter.widget-view+json", None):
@@ -230,7 +244,45 @@ def html(folder: Path) -> None:
         page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
         place = folder / path.relative_to(notebooks_dir()).with_suffix(".html")
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(re.sub(r'(href="[^":]*)\.ipynb(["#])', r"\1.html\2", page), encoding="utf-8")
+        place.write_text(re.sub(r'(href="[^":]*)\.(?:ipynb|md)(["#])', r"\1.html\2", page), encoding="utf-8")
+
+
+def minutes(path: Path) -> tuple[str, int, list[tuple[str, int]]]:
+    """A notebook's title, and how many minutes it says that it takes: in all, and each section that says so."""
+    prose = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    title = re.search(r"^# (?:\d\d )?(.+)$", prose, re.MULTILINE)
+    time_ = re.search(r"Time:\s+(\d+)\s+minutes", prose)
+    if not title or not time_:
+        raise InputError(f"{path} must say what it is called and how long it takes: `# 00 Title`, `Time: 40 minutes`")
+    sections = re.findall(r"^## (.+?) · (\d+) min$", prose, re.MULTILINE)
+    return f"{path.stem[:2]} {title[1]}", int(time_[1]), [(name, int(n)) for name, n in sections]
+
+
+MINUTES = re.compile(r"(?<=<!-- minutes -->\n).*(?=<!-- end of minutes -->)", re.DOTALL)  # in teaching.md
+
+
+def minutes_tables() -> str:
+    """The part of teaching.md between its two comments: a table for each notebook."""
+    tables = []
+    for path in notebooks():
+        title, total, sections = minutes(path)
+        lines = [f"### [{title}]({path.name}): {total} minutes"]
+        if sections:
+            lines += ["", "| section | minutes |", "|---|---:|", *(f"| {name} | {n} |" for name, n in sections)]
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables) + "\n"
+
+
+def store_minutes() -> None:
+    """Writes what the notebooks say of their length into teaching.md, and into README's table in a checkout."""
+    text = teaching().read_text(encoding="utf-8")
+    write_text(teaching(), MINUTES.sub(lambda _: minutes_tables(), text))
+    readme = notebooks_dir().parent / "README.md"
+    if readme.exists():
+        text = readme.read_text(encoding="utf-8")
+        for path in notebooks():
+            text = re.sub(rf"(\| \[.*{path.name}\).*\| )\d+ \|", rf"\g<1>{minutes(path)[1]} |", text)
+        write_text(readme, text)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -242,6 +294,11 @@ def main(arguments: list[str] | None = None) -> int:
     copying.add_argument("--fresh", action="store_true", help="a new copy beside the ones there are")
     executing = commands.add_parser("execute", help="run notebooks again and store their outputs")
     executing.add_argument("paths", nargs="*", type=Path, metavar="NOTEBOOK", help="files (default: the whole course)")
+    grading = commands.add_parser("grade", help="who passed what: runs handed-in copies of the course")
+    grading.add_argument("folder", type=Path, help="a folder for each student, one copy, or single notebooks")
+    grading.add_argument("--out", type=Path, default=Path("grades.csv"), metavar="CSV", help="default: %(default)s")
+    grading.add_argument("--seconds", type=float, default=180.0, help="for each exercise (default: %(default)g)")
+    commands.add_parser("minutes", help="store what the notebooks say of their length in README.md and teaching.md")
     exporting = commands.add_parser("html", help="the course as pages that need no network")
     exporting.add_argument("folder", type=Path)
     options, further = parser.parse_known_args(arguments)
@@ -254,6 +311,12 @@ def main(arguments: list[str] | None = None) -> int:
             print(copy(options.fresh))
         elif options.command == "html":
             html(options.folder)
+        elif options.command == "minutes":
+            store_minutes()
+        elif options.command == "grade":
+            from shalab.grade import grade  # which imports this module
+
+            grade(options.folder, options.out, options.seconds)
         else:
             for path in options.paths or notebooks():
                 print(path, flush=True)

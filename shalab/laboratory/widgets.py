@@ -39,6 +39,7 @@ async ([script, css]) => {
   document.body.innerHTML = '<style></style><div id="root" style="width: 1000px"></div>';
   document.querySelector('style').textContent = css;
   const module = await import(URL.createObjectURL(new Blob([script], { type: 'text/javascript' })));
+  const widget = typeof module.default === 'function' ? module.default() : module.default;
   const frame = () => new Promise((done) => requestAnimationFrame(() => {
     const channel = new MessageChannel();
     channel.port1.onmessage = done;
@@ -65,9 +66,11 @@ async ([script, css]) => {
       on: (name, act) => events.addEventListener(name, act),
       off: (name, act) => events.removeEventListener(name, act),
       save_changes: () => {},
+      send: () => {},
     };
     await frame();
-    return (await timed(() => module.default.render({ model, el: document.querySelector('#root') })))[1];
+    widget.initialize?.({ model });
+    return (await timed(() => widget.render({ model, el: document.querySelector('#root') })))[1];
   };
 }
 """
@@ -108,7 +111,7 @@ def show(page, widget: Widget) -> tuple[float, int]:
         return {"base64": base64.b64encode(part).decode()}
 
     names = [name for name in widget.keys if name not in Widget.class_trait_names()]
-    state = json.loads(json.dumps({name: getattr(widget, name) for name in names}, default=encode))
+    state = json.loads(json.dumps(widget.get_state(names), default=encode))
     page.evaluate(HARNESS, [widget._esm, widget._css])
     return page.evaluate("(state) => show(state)", state), sum(sizes)
 
