@@ -56,7 +56,8 @@ class ClaimDial(Widget):
         left = [0.0] * len(self.rows)
         for part, color in zip(self.rows[0]["parts"], (BLUE, GREEN, ORANGE, GREY), strict=True):
             width = [row["parts"][part] for row in self.rows]
-            honest.barh(places, width, left=left, color=color, label=part)
+            if any(width):
+                honest.barh(places, width, left=left, color=color, label=part)
             left = [a + b for a, b in zip(left, width, strict=True)]
         for place, total in zip(places, left, strict=True):
             honest.annotate(f"{total:.3f}", (total, place), xytext=(3, 0), textcoords="offset points", va="center")
