@@ -229,6 +229,7 @@ def test_a_bill_names_only_what_is_on_it():
     whole, torn = (Claim("a", b"abcd", np.ones(4), decoded) for decoded in (b"abcd", b"abc"))
     assert legend(whole) == ["tokens", "length"]
     assert legend(whole, torn) == ["tokens", "repair", "length"]
+    assert ClaimDial([whole], "rule", "What was found").picture().get_suptitle() == "What was found"
 
 
 def test_a_trust_inspector_shows_the_step_it_is_set_to():
