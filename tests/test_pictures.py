@@ -235,6 +235,16 @@ def test_a_legend_of_regions_names_those_that_are_there():
     assert legend(MemoryView(5, 20, 1)) == ["memory, visible", "window, visible", "window, masked future"]
 
 
+def test_a_bill_names_only_what_is_on_it():
+    def legend(*claims):
+        return [text.get_text() for text in ClaimDial(list(claims), "rule").picture().legends[0].get_texts()]
+
+    whole, torn = (Claim("a", b"abcd", np.ones(4), decoded) for decoded in (b"abcd", b"abc"))
+    assert legend(whole) == ["tokens", "length"]
+    assert legend(whole, torn) == ["tokens", "repair", "length"]
+    assert ClaimDial([whole], "rule", "What was found").picture().get_suptitle() == "What was found"
+
+
 def test_a_trust_inspector_shows_the_step_it_is_set_to():
     lines = [{"event": "trust", "step": n, "tensors": {"a": (1.0, 2.0 * n, 0.5 / n)}} for n in (3, 5)]
     inspector = TrustInspector(lines)

@@ -19,7 +19,7 @@ def _probabilities(generator):
     _probabilities,
     mistakes={
         "nats for bits": (lambda p: -np.log(p).mean(), "That is in nats. A bit is a logarithm to base 2: np.log2."),
-        "minus forgotten": (lambda p: np.log2(p).mean(), "Nothing costs less than nothing: -log2(p)."),
+        "minus forgotten": (lambda p: np.log2(p).mean(), "A price is never negative: -log2(p)."),
         "sum for mean": (lambda p: -np.log2(p).sum(), "That is the whole text's price in bits. Divide by its bytes."),
         "log of the mean": (
             lambda p: -np.log2(p.mean()),
@@ -32,9 +32,13 @@ def bits_per_byte(p: np.ndarray) -> float:
     return -np.log2(p).mean()
 
 
-def _bigram(train, text, added=1.0, axis=1, before=slice(None, -1), after=slice(1, None)):
+def _once(counts, pairs, n):
+    counts[pairs] += n
+
+
+def _bigram(train, text, added=1.0, axis=1, before=slice(None, -1), after=slice(1, None), count=np.add.at):
     counts = np.full((256, 256), added)
-    np.add.at(counts, (train[:-1], train[1:]), 1)
+    count(counts, (train[:-1], train[1:]), 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         p = counts / counts.sum(axis, keepdims=True)
         return -np.log2(p[text[before], text[after]]).mean()
@@ -58,6 +62,10 @@ def _letters(generator):
         "nothing added": (
             _bigram_with(added=0.0),
             "A pair that training has not seen gets probability 0 and costs infinitely much: start every count at 1.",
+        ),
+        "each pair counted once": (
+            _bigram_with(count=_once),
+            "`table[first, second] += 1` counts a pair once, however often it occurs: use np.add.at.",
         ),
         "divided along the wrong axis": (
             _bigram_with(axis=0),

@@ -17,6 +17,7 @@ class ClaimDial(Widget):
 
     claims   in the order of the slider
     setting  what the slider sets, in words
+    title    of the picture: what was found, in a sentence
     """
 
     _esm = source("claims")
@@ -26,10 +27,10 @@ class ClaimDial(Widget):
     rows: traitlets.List[Any] = traitlets.List().tag(sync=True)
     shown = traitlets.Int(0).tag(sync=True)  # index of rows
 
-    def __init__(self, claims: list[Claim], setting: str):
+    def __init__(self, claims: list[Claim], setting: str, title: str = ""):
         if not claims:
             raise InputError("expected at least one claim, got none")
-        self.claims = claims
+        self.claims, self.title = claims, title
         super().__init__(setting=setting, rows=list(map(_row, claims)))
 
     @traitlets.validate("shown")
@@ -40,7 +41,9 @@ class ClaimDial(Widget):
 
     def picture(self) -> Figure:
         places = range(len(self.rows))
-        figure = Figure(figsize=(9, 0.45 * len(self.rows) + 1.3), layout="constrained")
+        figure = Figure(figsize=(9, 0.45 * len(self.rows) + (1.6 if self.title else 1.3)), layout="constrained")
+        if self.title:
+            figure.suptitle(self.title, weight="bold", fontsize=11)
         published, honest = figure.subplots(1, 2, sharey=True)
         # Dots, for a bar has no length on an axis without a zero.
         perplexities = [row["perplexity"] or 1 for row in self.rows]
@@ -56,7 +59,8 @@ class ClaimDial(Widget):
         left = [0.0] * len(self.rows)
         for part, color in zip(self.rows[0]["parts"], (BLUE, GREEN, ORANGE, GREY), strict=True):
             width = [row["parts"][part] for row in self.rows]
-            honest.barh(places, width, left=left, color=color, label=part)
+            if any(width):
+                honest.barh(places, width, left=left, color=color, label=part)
             left = [a + b for a, b in zip(left, width, strict=True)]
         for place, total in zip(places, left, strict=True):
             honest.annotate(f"{total:.3f}", (total, place), xytext=(3, 0), textcoords="offset points", va="center")
