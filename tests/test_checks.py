@@ -9,7 +9,7 @@ import torch
 
 from shalab import checks
 from shalab.checkpoint import load_checkpoint
-from shalab.checks import Check, difference, enwik8_run, exercise
+from shalab.checks import Check, attention, difference, enwik8_run, exercise
 from shalab.device import Precision
 from shalab.presets import Budget
 from shalab.run import Run
@@ -272,3 +272,20 @@ def test_several_extrapolations_are_right_and_a_near_miss_is_told_with_its_toler
     assert "too far away" in enwik8_run.own_guess(lambda *_: 9, lines)
     assert enwik8_run.own_guess(lambda *_: ..., lines) == "extrapolate has no guess yet"
     assert "wait for more" in enwik8_run.own_guess(enwik8_run.extrapolate.reference, lines[:20])
+
+
+def test_any_delay_of_one_byte_is_right_and_what_is_none_is_told_in_numbers():
+    def delayed(steep=3.0, forget=-3.0, places=((2, 1.0),)):
+        def answer(w_x, w_h, bias, source):
+            w_x, w_h = torch.zeros_like(w_x), torch.zeros_like(w_h)
+            for row, weight in places:
+                w_h[row, source] = weight * steep
+            return w_x, w_h, [5, forget, 0, 5]
+
+        return attention.delay(answer)
+
+    assert delayed().outcome == delayed(steep=0.5, forget=-9.0).outcome == "right"
+    assert re.search(r"correlation of -0\.9\d, and more than 0\.95 is wanted", delayed(steep=-3.0).message)
+    assert re.search(r"correlation of 0\.[5-8]\d", delayed(forget=0.5).message)  # smeared over several bytes
+    assert "expected w_x and w_h" in attention.delay(lambda w_x, w_h, bias, source: (w_x, w_h)).message
+    assert "correlation of nan" in delayed(places=()).message

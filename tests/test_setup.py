@@ -21,7 +21,7 @@ ORDER = (
 ).split()
 # The core imports none of these until a command asks for it.
 AROUND = (
-    "original export dynamic mixing archive kept baselines ledger plan calibrate follow terminal plots diagram course "
+    "original export dynamic mixing archive kept baselines ledger plan calibrate follow terminal plots diagram cell_diagram course "
     "grade"
 ).split()
 TOKENIZATION = "tokenizer pieces counting accounts attacks".split()

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shalab.attention import attention_mask, last_rows
 from shalab.checks import exercise
@@ -59,33 +59,6 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     return _weights(q, k)
 
 
-def _matrices(generator):
-    for d_model in (3, 5):
-        yield _random(generator, d_model, d_model), _random(generator, d_model, d_model)
-
-
-@exercise(
-    _matrices,
-    mistakes={
-        "the transposed matrix": (
-            lambda w_query, w_key: w_query.T @ w_key,
-            "nn.Linear computes x W^T. Write (h W_q^T)(c W_k^T)^T, gather what stands before c^T, and transpose it.",
-        ),
-        "no transposition": (
-            lambda w_query, w_key: w_key @ w_query,
-            "The score is h W_q^T W_k c^T: the key's matrix stands there without a transposition, so W comes with one.",
-        ),
-        "the other order": (
-            lambda w_query, w_key: w_query @ w_key,
-            "h meets W_q first. What is applied last stands leftmost in W.",
-        ),
-    },
-)
-def absorb(w_query: Tensor, w_key: Tensor) -> Tensor:
-    """Two matrices (D, D) -> the one (D, D) with which bare keys give the same scores"""
-    return w_key.T @ w_query
-
-
 def _remember(memory, window, max_context):
     context = torch.cat([last_rows(memory, max_context - len(window)), window])
     return context, last_rows(context, max_context)
@@ -131,26 +104,83 @@ def remember(memory: Tensor, window: Tensor, max_context: int) -> tuple[Tensor, 
     return _remember(memory, window, max_context)
 
 
+OPEN, SHUT, STEEP = 2.0, -3.0, 3.0  # what the notebook proposes, and `start_copying` uses
+_PLACES = ((5, 3), (7, 2))  # width, source; the unit itself is 0
+
+
+def _delay(w_x, w_h, bias, source, row=2, forget=SHUT, from_input=False, fresh=True):
+    """The rows of the unit with one thing done differently."""
+    w_x, w_h = (torch.zeros_like(w) if fresh else w.clone() for w in (w_x, w_h))
+    (w_x if from_input else w_h)[row, source] = STEEP
+    return w_x, w_h, torch.tensor([OPEN, forget, 0.0, OPEN])
+
+
+def _delay_with(**change):
+    return lambda *arguments: _delay(*arguments, **change)
+
+
+def _one_unit(generator):
+    for d_model, source in _PLACES:
+        yield _random(generator, 4, d_model), _random(generator, 4, d_model), _random(generator, 4), source
+
+
+def _is_late(results: list) -> str | None:
+    """Whether the unit follows its source one byte late, in a random cell; any weights that do so are right."""
+    for result, (d_model, source) in zip(results, _PLACES, strict=True):
+        try:
+            rows = [torch.as_tensor(part).detach().float() for part in result]
+        except (TypeError, ValueError, RuntimeError):
+            rows = []
+        if [tuple(part.shape) for part in rows] != [(4, d_model), (4, d_model), (4,)]:
+            return "expected w_x and w_h of shape (4, D) and bias of shape (4,)"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            cell, x = nn.LSTMCell(d_model, d_model), torch.randn(300, 1, d_model)
+        weights = cell.weight_ih, cell.weight_hh, cell.bias_ih
+        with torch.no_grad():
+            for weight, part in zip(weights, rows, strict=True):
+                weight.unflatten(0, (4, d_model))[:, 0] = part
+            cell.bias_hh.zero_()
+            hidden, said = None, []
+            for x_t in x:
+                hidden = cell(x_t, hidden)
+                said.append(hidden[0][0])
+        h = torch.stack(said)  # (300, D)
+        follows = torch.corrcoef(torch.stack([h[1:, 0], h[:-1, source]]))[0, 1].item()
+        if not follows > 0.95:
+            return (
+                f"in a random cell h of the unit and h of its source one byte earlier have a correlation of "
+                f"{follows:.2f}, and more than 0.95 is wanted"
+            )
+    return None
+
+
 @exercise(
-    lambda generator: ((3, 7, 5), (11, 13, 2)),
+    _one_unit,
+    fault=_is_late,
     mistakes={
-        "keys and values through matrices": (
-            lambda bptt, n_keys, d_model: 2 * bptt * d_model**2 + 4 * n_keys * d_model**2 + 4 * bptt * n_keys * d_model,
-            "That is a head that computes keys and values anew. Here the context itself is key and value.",
+        "the forget gate is open": (
+            _delay_with(forget=OPEN),
+            "Then c adds up all that its source has ever said. To hold the last value only, c must drop the old one.",
         ),
-        "multiply-adds": (
-            lambda bptt, n_keys, d_model: bptt * d_model**2 + 2 * bptt * n_keys * d_model,
-            "A multiplication and an addition are two operations.",
+        "from the input": (
+            _delay_with(from_input=True),
+            "w_x brings what is read at this byte. What a unit said one byte ago comes in through w_h.",
         ),
-        "only the scores": (
-            lambda bptt, n_keys, d_model: 2 * bptt * d_model**2 + 2 * bptt * n_keys * d_model,
-            "The weights are then multiplied with the context once more.",
+        "into the output gate": (
+            _delay_with(row=3),
+            "The rows are i, f, g, o: the candidate g, which becomes c, is the third.",
+        ),
+        "the old weights are still there": (
+            _delay_with(fresh=False),
+            "The other weights go on mixing in all other units and the input: set them to 0 first.",
         ),
     },
 )
-def flops(bptt: int, n_keys: int, d_model: int) -> int:
-    """Operations of one window's matrix products, counted without the mask"""
-    return 2 * bptt * d_model**2 + 4 * bptt * n_keys * d_model
+def delay(w_x: Tensor, w_h: Tensor, bias: Tensor, source: int) -> tuple[Tensor, Tensor, Tensor]:
+    """One unit's weights w_x, w_h (4, D) and bias (4,), rows i, f, g, o -> those with which its h repeats the
+    source's h one byte late"""
+    return _delay(w_x, w_h, bias, source)
 
 
 def _overparam(vector, weight, bias, first="c", squash=torch.sigmoid):
@@ -182,3 +212,52 @@ def _vectors(generator):
 def overparam(vector: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """vector (D,), weight (2D, D), bias (2D,) -> (D,)"""
     return _overparam(vector, weight, bias)
+
+
+def _matrices(generator):
+    for d_model in (3, 5):
+        yield _random(generator, d_model, d_model), _random(generator, d_model, d_model)
+
+
+@exercise(
+    _matrices,
+    mistakes={
+        "the transposed matrix": (
+            lambda w_query, w_key: w_query.T @ w_key,
+            "nn.Linear computes x W^T. Write (h W_q^T)(c W_k^T)^T, gather what stands before c^T, and transpose it.",
+        ),
+        "no transposition": (
+            lambda w_query, w_key: w_key @ w_query,
+            "The score is h W_q^T W_k c^T: the key's matrix stands there without a transposition, so W comes with one.",
+        ),
+        "the other order": (
+            lambda w_query, w_key: w_query @ w_key,
+            "h meets W_q first. What is applied last stands leftmost in W.",
+        ),
+    },
+)
+def absorb(w_query: Tensor, w_key: Tensor) -> Tensor:
+    """Two matrices (D, D) -> the one (D, D) with which bare keys give the same scores"""
+    return w_key.T @ w_query
+
+
+@exercise(
+    lambda generator: ((3, 7, 5), (11, 13, 2)),
+    mistakes={
+        "keys and values through matrices": (
+            lambda bptt, n_keys, d_model: 2 * bptt * d_model**2 + 4 * n_keys * d_model**2 + 4 * bptt * n_keys * d_model,
+            "That is a head that computes keys and values anew. Here the context itself is key and value.",
+        ),
+        "multiply-adds": (
+            lambda bptt, n_keys, d_model: bptt * d_model**2 + 2 * bptt * n_keys * d_model,
+            "A multiplication and an addition are two operations.",
+        ),
+        "only the scores": (
+            lambda bptt, n_keys, d_model: 2 * bptt * d_model**2 + 2 * bptt * n_keys * d_model,
+            "The weights are then multiplied with the context once more.",
+        ),
+    },
+)
+def flops(bptt: int, n_keys: int, d_model: int) -> int:
+    """Operations of one window's matrix products, counted without the mask"""
+    return 2 * bptt * d_model**2 + 4 * bptt * n_keys * d_model

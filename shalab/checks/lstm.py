@@ -12,47 +12,6 @@ def _random(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, generator=generator)
 
 
-def _cut(data: Tensor, batch_size: int) -> Tensor:
-    length = len(data) // batch_size
-    return data[: length * batch_size].view(batch_size, length).T  # (N // B, B)
-
-
-def _dealt(data, batch_size, cursor, bptt):
-    rows = data[: len(data) // batch_size * batch_size].view(-1, batch_size)
-    return rows[cursor : cursor + bptt], rows[cursor + 1 : cursor + bptt + 1]
-
-
-def _unshifted(data, batch_size, cursor, bptt):
-    x = _cut(data, batch_size)[cursor : cursor + bptt]
-    return x, x
-
-
-def _sideways(data, batch_size, cursor, bptt):
-    return tuple(part.T for part in window.reference(data, batch_size, cursor, bptt))
-
-
-def _texts(generator):
-    for n, batch_size, cursor, bptt in ((47, 3, 0, 5), (53, 5, 2, 7)):
-        yield torch.randint(256, (n,), generator=generator), batch_size, cursor, bptt
-
-
-@exercise(
-    _texts,
-    mistakes={
-        "bytes dealt out like cards": (
-            _dealt,
-            "Neighbouring bytes ended up in different streams. Every stream is one contiguous piece of the text.",
-        ),
-        "y is x": (_unshifted, "The target is the byte after the input: y starts one byte later."),
-        "time and streams swapped": (_sideways, "Time comes first: (T, B), so transpose."),
-    },
-)
-def window(data: Tensor, batch_size: int, cursor: int, bptt: int) -> tuple[Tensor, Tensor]:
-    """data (N,) -> inputs and targets (T, B) from position `cursor` of every stream"""
-    rows = _cut(data, batch_size)
-    return rows[cursor : cursor + bptt], rows[cursor + 1 : cursor + bptt + 1]
-
-
 def _step(x, h, c, w_ih, w_hh, b_ih, b_hh, order="ifgo", candidate=torch.tanh, squash=torch.tanh, fresh=True):
     """The cell with one thing done differently."""
     gates = dict(zip(order, (x @ w_ih.T + b_ih + h @ w_hh.T + b_hh).chunk(4, -1), strict=True))  # (B, D) each
@@ -123,6 +82,47 @@ def _vectors(generator):
 def layer_norm(x, gain, bias) -> Tensor:
     """x (T, B, D), gain and bias (D,) -> (T, B, D)"""
     return _normalised(x, gain, bias)
+
+
+def _cut(data: Tensor, batch_size: int) -> Tensor:
+    length = len(data) // batch_size
+    return data[: length * batch_size].view(batch_size, length).T  # (N // B, B)
+
+
+def _dealt(data, batch_size, cursor, bptt):
+    rows = data[: len(data) // batch_size * batch_size].view(-1, batch_size)
+    return rows[cursor : cursor + bptt], rows[cursor + 1 : cursor + bptt + 1]
+
+
+def _unshifted(data, batch_size, cursor, bptt):
+    x = _cut(data, batch_size)[cursor : cursor + bptt]
+    return x, x
+
+
+def _sideways(data, batch_size, cursor, bptt):
+    return tuple(part.T for part in window.reference(data, batch_size, cursor, bptt))
+
+
+def _texts(generator):
+    for n, batch_size, cursor, bptt in ((47, 3, 0, 5), (53, 5, 2, 7)):
+        yield torch.randint(256, (n,), generator=generator), batch_size, cursor, bptt
+
+
+@exercise(
+    _texts,
+    mistakes={
+        "bytes dealt out like cards": (
+            _dealt,
+            "Neighbouring bytes ended up in different streams. Every stream is one contiguous piece of the text.",
+        ),
+        "y is x": (_unshifted, "The target is the byte after the input: y starts one byte later."),
+        "time and streams swapped": (_sideways, "Time comes first: (T, B), so transpose."),
+    },
+)
+def window(data: Tensor, batch_size: int, cursor: int, bptt: int) -> tuple[Tensor, Tensor]:
+    """data (N,) -> inputs and targets (T, B) from position `cursor` of every stream"""
+    rows = _cut(data, batch_size)
+    return rows[cursor : cursor + bptt], rows[cursor + 1 : cursor + bptt + 1]
 
 
 def _gradient(lstm: nn.LSTM, x: Tensor, bptt: int, carry):

@@ -7,6 +7,7 @@ from shalab.widgets.boom import BoomExplorer
 from shalab.widgets.claims import ClaimDial
 from shalab.widgets.dashboard import Dashboard
 from shalab.widgets.explorer import AttentionExplorer
+from shalab.widgets.frames import Frames
 from shalab.widgets.guessing import GuessingGame
 from shalab.widgets.memory import MemoryView
 from shalab.widgets.prediction import PredictedCurve, Prediction
@@ -19,6 +20,7 @@ __all__ = [
     "BoomExplorer",
     "ClaimDial",
     "Dashboard",
+    "Frames",
     "GuessingGame",
     "MemoryView",
     "PredictedCurve",
