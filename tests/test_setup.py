@@ -57,7 +57,7 @@ def test_conda_takes_the_same_lock_and_python():
 def test_readme_names_every_module_and_no_other():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^  (\w+)\.py ", readme, re.M)
-    assert listed == [*ORDER, "baselines", "ledger", "plots", "diagram", "course"]
+    assert listed == [*ORDER, "baselines", "ledger", "plots", "diagram", "course", "capstone"]
     in_folders = re.findall(r"^    (\w+)\.py ", readme, re.M)
     assert in_folders[: len(TOKENIZATION)] == TOKENIZATION
     laboratory = in_folders[len(TOKENIZATION) + len(FAST) :]

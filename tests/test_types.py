@@ -11,7 +11,7 @@ __init__.py __main__.py errors.py files.py metrics.py bundled.py corpus.py kept.
 device.py door.py dropout.py lstm.py attention.py boom.py induction.py model.py optim.py presets.py evaluate.py
 schedules.py generate.py checkpoint.py events.py clock.py divergence.py snapshot.py train.py plan.py calibrate.py
 background.py steering.py follow.py run_config.py run.py export.py cli.py baselines.py ledger.py plots.py diagram.py
-course.py
+course.py capstone.py
 tokenization checks fast widgets
 """.split()
 
