@@ -250,4 +250,4 @@ def test_answers_in_notebooks_become_a_model_that_is_the_librarys():
     assert "# from the solutions" not in own_file() and pieces().own == _NAMES
     assert "largest difference: 0.000" in said["yours-logits"]
     assert "your model: 1.67 bits per byte" in said["yours-valid"]
-    assert in_the_file("model") == "model"
+    assert in_the_file("forward") == "forward"
