@@ -67,7 +67,7 @@ def add_model(*functions: Callable) -> str:
 def _add(name: str, sources: list[str | None], check: checks.Check | None = None) -> str:
     """Puts a section into the file if it works there by itself; returns why it is not in, or nothing."""
     if None in sources:
-        return "only a function that is written with def, in a cell of its own, can be kept"
+        return "only a function that is written with def can be kept"
     source = "\n\n".join(map(str, sources))
     try:
         text = _put(_read(), name, source)
@@ -87,7 +87,7 @@ class Pieces:
     """Where the pieces of the reader's model come from; shows itself as a table.
 
     own, solutions, missing  names of pieces
-    faults                   name -> what is wrong with it: an own piece was changed after its check
+    faults                   name -> what its check says, of a piece that was changed after it
     note                     why the file could not be written, or nothing
     """
 
@@ -147,7 +147,7 @@ def _judged(text: str, note: str = "") -> Pieces:
     return Pieces(own, solutions, [name for name in _NAMES if name not in there], faults, note)
 
 
-def _fault(check: "checks.Check", space: dict[str, Any]) -> str:
+def _fault(check: checks.Check, space: dict[str, Any]) -> str:
     """What its check says of the piece; nothing if it is right."""
     verdict = check.judge(space.get(check.name))
     return "" if verdict.outcome == "right" else verdict.message
