@@ -1,5 +1,6 @@
 """Every check is proved three ways: a blank passes politely, the solution is right, each mistake gets its own hint."""
 
+import math
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from shalab import checks
 from shalab.checkpoint import load_checkpoint
-from shalab.checks import Check, attention, difference, enwik8_run, exercise
+from shalab.checks import Check, attention, difference, enwik8_run, exercise, inside
 from shalab.device import Precision
 from shalab.presets import Budget
 from shalab.run import Run
@@ -253,6 +254,17 @@ def test_a_killed_run_is_judged_by_what_its_folder_holds(monkeypatch, tmp_path):
     assert judged(stopped) == enwik8_run.ASKED
     assert "holds no run" in enwik8_run.killed(tmp_path / "nowhere").message
     assert enwik8_run.killed(str(other)).mistake == "another run"
+
+
+def test_a_gate_may_be_shut_in_more_than_one_way():
+    def by_its_other_half(vector, weight, bias):
+        return vector, weight, torch.cat([bias[: len(vector)], torch.full_like(vector, -math.inf)])
+
+    assert inside.silence(by_its_other_half).outcome == "right"
+    assert "must keep their shapes" in inside.silence(lambda *given: [part[:1] for part in given]).message
+    assert "expected three tensors" in inside.silence(lambda *given: given[0].sum()).message
+    ajar = inside.silence(lambda vector, weight, bias: (vector, 0 * weight, bias + 1)).message
+    assert "the gate that they make is still" in ajar
 
 
 def test_several_extrapolations_are_right_and_a_near_miss_is_told_with_its_tolerance():

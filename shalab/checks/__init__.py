@@ -91,7 +91,19 @@ class Check:
         self.__doc__ = reference.__doc__
 
     def __call__(self, answer) -> Verdict:
+        """What is right is remembered, and kept for the reader's own model if it is a piece of it."""
+        from shalab import capstone  # which imports this module
+
         print_anything()
+        verdict = self.judge(answer)
+        if verdict.outcome != "right":
+            return verdict
+        if refused := _keep(self.key):
+            return Verdict("right", f"{verdict.message} {refused}")
+        return Verdict("right", f"{verdict.message} {capstone.keep(self, answer)}{_so_far(self.notebook)}")
+
+    def judge(self, answer) -> Verdict:
+        """The verdict alone; nothing is kept."""
         if answer is None or _has_dots(answer):
             return self._open()
         if callable(answer) != (self.inputs is not None):
@@ -106,7 +118,7 @@ class Check:
             return Verdict("wrong", f"{self.name} returned nothing: is the return missing?")
         fault = None if error else self._fault(results)
         if not error and not fault:
-            return Verdict("right", f"{self.name} is right. {_keep(self.key) or _so_far(self.notebook)}")
+            return Verdict("right", f"{self.name} is right.")
         for mistake, (wrong, hint) in self.mistakes.items():
             if self._does_the_same((results, error), self._results(wrong)):
                 return Verdict("wrong", f"{self.name}: {mistake}. {hint}", mistake)
@@ -267,7 +279,5 @@ def _keep(key: str) -> str | None:
         part.write_text(json.dumps(sorted(_passed() | {key}), indent=1) + "\n", encoding="utf-8")
         os.replace(part, PROGRESS_FILE)
     except OSError as error:
-        return (
-            f"This could not be kept for the count of what is done: {Path.cwd()} cannot be written ({error.strerror})."
-        )
+        return f"This could not be kept: {Path.cwd()} cannot be written ({error.strerror})."
     return None

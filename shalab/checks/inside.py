@@ -101,3 +101,92 @@ def mean_age(weights: Tensor) -> Tensor:
 def query_scale(query_gate: Tensor, key_gate: Tensor) -> Tensor:
     """The parameters q_s and k_s, (D,) each -> (D,): the score is the sum over D of LN_q(W_q h) * context * this"""
     return torch.sigmoid(query_gate) * torch.sigmoid(key_gate) / math.sqrt(len(key_gate))
+
+
+def _value_gates(generator):
+    for d_model in (3, 5):
+        yield (
+            torch.randn(d_model, generator=generator),
+            torch.randn(2 * d_model, d_model, generator=generator),
+            torch.randn(2 * d_model, generator=generator),
+        )
+
+
+def _without_rows(vector, weight, bias, rows):
+    weight, bias = weight.clone(), bias.clone()
+    weight[rows], bias[rows] = 0, 0
+    return vector, weight, bias
+
+
+def _first_half(vector):
+    return slice(None, len(vector))
+
+
+def _second_half(vector):
+    return slice(len(vector), None)
+
+
+def _still_open(results: list) -> str | None:
+    """What keeps the gate from being 0 everywhere; there is more than one way to shut it."""
+    for result, d_model in zip(results, (3, 5), strict=True):
+        try:
+            vector, weight, bias = (torch.as_tensor(part, dtype=torch.double) for part in result)
+        except (TypeError, ValueError):
+            return "expected three tensors: vector, weight and bias"
+        if (vector.shape, weight.shape, bias.shape) != ((d_model,), (2 * d_model, d_model), (2 * d_model,)):
+            return "vector, weight and bias must keep their shapes, (D,), (2D, D) and (2D,)"
+        c, f = (weight @ torch.sigmoid(vector) + bias).chunk(2)
+        gate = torch.sigmoid(f) * torch.tanh(c)
+        if not gate.abs().max() < 1e-6:
+            return f"the gate that they make is still {gate.abs().max():.2g} somewhere"
+    return None
+
+
+@exercise(
+    _value_gates,
+    fault=_still_open,
+    mistakes={
+        "only the vector": (
+            lambda vector, weight, bias: (0 * vector, weight, bias),
+            "sigmoid(0) is a half, so that W and b still make a gate of it. Look at what tanh and sigmoid end with.",
+        ),
+        "the forget half": (
+            lambda vector, weight, bias: _without_rows(vector, weight, bias, _second_half(vector)),
+            "With f = 0 the gate is half of tanh(c), not 0. It is c, the first D rows, that must become 0.",
+        ),
+        "the bias stays": (
+            lambda vector, weight, bias: (vector, _without_rows(vector, weight, bias, _first_half(vector))[1], bias),
+            "c = W sigmoid(v) + b: without its rows of W, c is still b.",
+        ),
+    },
+)
+def silence(vector: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """vector (D,), weight (2D, D), bias (2D,) -> three of the same shapes with which overparam gives 0 everywhere"""
+    return _without_rows(vector, weight, bias, _first_half(vector))
+
+
+def _temperatures(generator):
+    for n, temperature in ((5, 0.5), (7, 2.0)):
+        yield 2 * torch.randn(n, generator=generator), temperature
+
+
+@exercise(
+    _temperatures,
+    mistakes={
+        "multiplied": (
+            lambda logits, temperature: (logits * temperature).softmax(-1),
+            "A low temperature should make the likeliest byte likelier: divide the logits by it.",
+        ),
+        "too late": (
+            lambda logits, temperature: logits.softmax(-1) / temperature,
+            "Those do not add up to 1. Divide the logits, before the softmax.",
+        ),
+        "not normalised": (
+            lambda logits, temperature: (logits / temperature).exp(),
+            "Probabilities add up to 1: softmax divides by the sum.",
+        ),
+    },
+)
+def with_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """logits (V,), temperature above 0 -> probabilities (V,)"""
+    return (logits / temperature).softmax(-1)
