@@ -101,7 +101,8 @@ def memory_gb_per_s(n_bytes: int = 1 << 30) -> float:
     return n_bytes / statistics.median(seconds_in_turns({"sum": x.sum}, 7)["sum"]) / 1e9
 
 
-def machine() -> dict:
+def processor() -> str:
+    """Its name; what Python knows of it where Linux does not say."""
     try:
         names = [
             line.split(":")[1].strip()
@@ -110,8 +111,12 @@ def machine() -> dict:
         ]
     except OSError:
         names = []
+    return names[0] if names else platform.processor()
+
+
+def machine() -> dict:
     return {
-        "processor": names[0] if names else platform.processor(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "float32_gflops": peak_gflops(torch.float32),
