@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from shalab.device import Precision
+from shalab.device import Precision, to_host
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN, State
 
@@ -61,7 +61,7 @@ def study(
         "kinds": {
             name: {
                 "share": round((kinds == kind).double().mean().item(), 4),
-                "bits": [round(of[kinds == kind].mean().item(), 4) for of in bits],
+                "bits": [round(of[kinds == kind].sum().item() / max(1, int((kinds == kind).sum())), 4) for of in bits],
             }
             for kind, name in enumerate(KINDS)
         },
@@ -86,7 +86,7 @@ def _read(
             logits, state, weights = model(ids[:-1], state, need_weights=True)
         nats = F.cross_entropy(logits.flatten(0, 1).float(), ids[1:].flatten(), reduction="none").double()
         (heads,) = weights.values()
-        yield low, nats.view(ids[1:].shape).cpu(), heads[:, 0].float().cpu()
+        yield low, to_host(nats.view(ids[1:].shape)), to_host(heads[:, 0].float())
     model.train(was_training)
 
 

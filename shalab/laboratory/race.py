@@ -4,8 +4,9 @@
 
 Each contestant trains by the learning rate that was best for it in the recorded searches, with a schedule that ends
 where its training does. At equal bytes all of them read `n_bytes`. Equal time is what the paper's start takes for that
-in processor time of one thread: the contestants' speeds are measured first, taking turns, and each then gets the bytes
-that it reads in that time. The runs of a SHA-RNN that `backoff.json` holds are taken from there.
+in processor time of one thread: the contestants' speeds are measured first, taking turns, and without a head, where
+more is read in that time, the model then trains on so much more. The runs that `backoff.json` holds are taken from
+there, whatever device they were made on.
 
 It takes half an hour of processor time. FILE.parts keeps what is done, and the same command continues from there.
 """
@@ -26,12 +27,12 @@ from shalab.corpus import load_corpus
 from shalab.device import Precision
 from shalab.evaluate import evaluate
 from shalab.fast.process import keep_freed_memory
-from shalab.laboratory.bench import GPT_RECIPE, processor
 from shalab.laboratory.experiments import READING, Part, finish, kept
-from shalab.laboratory.gpt import GPTTrainer
+from shalab.laboratory.gpt import GPT_RECIPE, GPTTrainer
 from shalab.laboratory.heads import study
 from shalab.laboratory.search import open_corpus, updates
-from shalab.model import SHARNN, ModelConfig
+from shalab.laboratory.timing import processor
+from shalab.model import SHARNN
 from shalab.presets import find_preset
 from shalab.train import Trainer
 
@@ -58,20 +59,19 @@ def best_rates(runs: list[dict]) -> dict[str, float]:
     return rates
 
 
-def contestant(
-    name: str, lr: float, n_bytes: int, seed: int = 0, model: ModelConfig | None = None
-) -> Trainer | GPTTrainer:
-    """Ready to train on about `n_bytes` bytes; `model` in the place of the laptop preset's.
+def contestant(name: str, lr: float, n_bytes: int, seed: int = 0, toy: bool = False) -> Trainer | GPTTrainer:
+    """Ready to train on about `n_bytes` bytes of enwik6.
 
-    lr: of a SHA-RNN; a GPT has its recipe's
+    lr   of a SHA-RNN; a GPT has its recipe's
+    toy  a fourteenth of the size, which nothing was tuned for
     """
-    precision = Precision.pick("cpu")
+    corpus, precision = open_corpus(), Precision.pick("cpu")
     if name == GPT:
-        steps = round(n_bytes / GPT_RECIPE.batch_size / GPT_RECIPE.window)
-        return GPTTrainer(GPT_RECIPE, open_corpus(), steps, seed, precision)
+        recipe = replace(GPT_RECIPE, d_model=48) if toy else GPT_RECIPE
+        return GPTTrainer(recipe, corpus, round(n_bytes / recipe.batch_size / recipe.window), seed, precision)
     torch.manual_seed(seed)
-    recipe = replace(RECIPE, lr=lr)
-    return Trainer(SHARNN(model or MODELS[name]), open_corpus(), recipe, precision, updates(n_bytes, recipe), seed)
+    model = replace(MODELS[name], d_model=64, d_boom=256) if toy else MODELS[name]
+    return Trainer(SHARNN(model), corpus, replace(RECIPE, lr=lr), precision, updates(n_bytes, RECIPE), seed)
 
 
 def scores(run: Trainer | GPTTrainer) -> dict[str, float]:
@@ -119,30 +119,33 @@ def trained(name: str, lr: float, n_bytes: int, seed: int) -> dict:
     }  # fmt: skip
 
 
-def head_that_learns(lr: float, n_bytes: int, points: int = 4) -> list[dict]:
-    """The paper's start, seed 0: what its head does before the first update and after each doubling of the bytes.
+def head_that_learns(lr: float, n_bytes: int) -> list[dict]:
+    """The paper's start, seed 0: what its head does before the first update and after the last.
 
-    Of each point n_bytes, and what `study` finds on the valid slice.
+    Of each n_bytes, and what `study` finds on the valid slice.
     """
-    run = contestant(PAPER, lr, n_bytes)
-    at = [0, *(run.total_steps >> n for n in reversed(range(points)))]
-    found = []
-    for step in at:
+    run, found = contestant(PAPER, lr, n_bytes), []
+    for step in (0, run.total_steps):
         while run.step < step:
             run.update()
         seen = study(run.model, run.corpus.data, *run.corpus.bounds["valid"], run.precision)
         found.append({"n_bytes": run.n_bytes, **seen})
-        print(found[-1], flush=True)
     return found
 
 
 def race(
-    n_bytes: int = 1_200_000, seeds: tuple[int, ...] = (0, 1, 2), head_bytes: int = 2_400_000, part: Part | None = None
+    n_bytes: int = 1_200_000,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    headless_seeds: tuple[int, ...] = (0,),
+    part: Part | None = None,
 ) -> dict:
-    """speed         bytes per second of processor time, a number per round of turns
+    """All that the file holds. headless_seeds: of the longer runs without a head, at equal time
+
+    speed            bytes per second of processor time, a number per round of turns
     share            how many times as many bytes as the paper's start a contestant reads in the same time
     runs             contestant, seed, lr, n_bytes, n_parameters, valid, test, and the races it counts in, "bytes" and
-                     "time": those of the two with a head in both, as they read equally fast
+                     "time". Those of the two with a head count in both, as they read equally fast; the GPT's too,
+                     which gives it more time than the others where its share is below 1
     head             what `head_that_learns` found
     """
     part = part or (lambda name, compute: compute())
@@ -157,17 +160,15 @@ def race(
     for run in recorded:
         for name, start in IN_BACKOFF.items():
             if run["start"] == start and run["lr"] == rates[name] and run["seed"] in seeds:
-                kept_fields = {key: run[key] for key in ("seed", "lr", "n_parameters", "valid", "test")}
                 races = ["bytes"] if name == NO_HEAD else ["bytes", "time"]
-                runs.append(
-                    {"contestant": name, "races": races, "n_bytes": n_bytes, "from": "backoff.json"} | kept_fields
-                )
-    arms = [(name, n_bytes if of == "bytes" else round(n_bytes * share[name]), of, seed)
-            for name, of in ((GPT, "bytes"), (NO_HEAD, "time"), (GPT, "time")) for seed in seeds]  # fmt: skip
-    for name, given, of, seed in arms:
-        found = part(f"{name}, equal {of}, seed {seed}", partial(trained, name, rates.get(name, 0.0), given, seed))
-        runs.append({"races": [of], **found})
-    head = part("head", partial(head_that_learns, rates[PAPER], head_bytes))
+                taken = {key: run[key] for key in ("seed", "lr", "n_parameters", "valid", "test")}
+                runs.append({"races": races, "contestant": name, "n_bytes": n_bytes, **taken, "from": "backoff.json"})
+    arms = [(GPT, n_bytes, ["bytes", "time"], seed) for seed in seeds]
+    arms += [(NO_HEAD, round(n_bytes * share[NO_HEAD]), ["time"], seed) for seed in headless_seeds]
+    for name, given, races, seed in arms:
+        ran = part(f"{name}, seed {seed}", partial(trained, name, rates.get(name, 0.0), given, seed))
+        runs.append({"races": races, **ran})
+    head = part("head", partial(head_that_learns, rates[PAPER], n_bytes))
     recipes = {name: {"model": asdict(model), "train": asdict(replace(RECIPE, lr=rates[name]))}
                for name, model in MODELS.items()} | {GPT: asdict(GPT_RECIPE)}  # fmt: skip
     return {
