@@ -159,6 +159,13 @@ def test_a_schedule_ends_where_the_training_does(small):
     assert run.lr < 1e-4
 
 
+def test_bytes_are_those_that_training_reads(small):
+    run = racing.contestant(COPIER, 1e-2, 5000, seed=3)
+    while run.step < run.total_steps:
+        run.update()
+    assert racing.bytes_read(5000, 3) == run.n_bytes != 5000
+
+
 def test_rates_are_the_best_of_those_that_were_tried():
     rates = racing.best_rates(stored_result("backoff")["runs"])
     assert rates == {PAPER: 0.01, COPIER: 0.005, NO_HEAD: 0.005}

@@ -119,6 +119,12 @@ def trained(name: str, lr: float, n_bytes: int, seed: int) -> dict:
     }  # fmt: skip
 
 
+def bytes_read(n_bytes: int, seed: int) -> int:
+    """What a SHA-RNN that is given about `n_bytes` reads of them: its windows vary in length."""
+    run = contestant(PAPER, RECIPE.lr, n_bytes, seed)
+    return sum(run.next_window()[1].numel() for _ in range(run.total_steps))
+
+
 def head_that_learns(lr: float, n_bytes: int) -> list[dict]:
     """The paper's start, seed 0: what its head does before the first update and after the last.
 
@@ -162,7 +168,8 @@ def race(
             if run["start"] == start and run["lr"] == rates[name] and run["seed"] in seeds:
                 races = ["bytes"] if name == NO_HEAD else ["bytes", "time"]
                 taken = {key: run[key] for key in ("seed", "lr", "n_parameters", "valid", "test")}
-                runs.append({"races": races, "contestant": name, "n_bytes": n_bytes, **taken, "from": "backoff.json"})
+                taken["n_bytes"] = bytes_read(n_bytes, run["seed"])
+                runs.append({"races": races, "contestant": name, **taken, "from": "backoff.json"})
     arms = [(GPT, n_bytes, ["bytes", "time"], seed) for seed in seeds]
     arms += [(NO_HEAD, round(n_bytes * share[NO_HEAD]), ["time"], seed) for seed in headless_seeds]
     for name, given, races, seed in arms:
