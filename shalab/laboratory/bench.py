@@ -8,7 +8,6 @@ import argparse
 import functools
 import json
 import math
-import platform
 import statistics
 import subprocess
 import sys
@@ -32,9 +31,9 @@ from shalab.evaluate import charges
 from shalab.fast.masks import POOL
 from shalab.fast.process import dismiss_helpers, keep_freed_memory
 from shalab.generate import generate
-from shalab.laboratory.gpt import GPTConfig, GPTTrainer
+from shalab.laboratory.gpt import GPT_RECIPE, GPTTrainer
 from shalab.laboratory.search import open_corpus
-from shalab.laboratory.timing import full_state, median_ratio, seconds_in_turns
+from shalab.laboratory.timing import full_state, median_ratio, processor, seconds_in_turns
 from shalab.laboratory.widgets import bench_widgets
 from shalab.model import SHARNN, ModelConfig
 from shalab.optim import Lamb
@@ -44,7 +43,6 @@ from shalab.train import EvalEvent, Trainer, steps_by_clock
 
 LAPTOP, PAPER = PRESETS["laptop"], PRESETS["paper"]
 WIDTH_256 = ModelConfig(d_model=256, d_boom=1024)
-GPT_RECIPE = GPTConfig(lr=1.5e-3, window=48, batch_size=12)  # within 0.025 of the best trial, half its updates
 
 
 @dataclass(frozen=True)
@@ -102,16 +100,8 @@ def memory_gb_per_s(n_bytes: int = 1 << 30) -> float:
 
 
 def machine() -> dict:
-    try:
-        names = [
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-            if "model name" in line
-        ]
-    except OSError:
-        names = []
     return {
-        "processor": names[0] if names else platform.processor(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "float32_gflops": peak_gflops(torch.float32),

@@ -1,8 +1,10 @@
 """Timings that can be compared: contestants take turns, since a machine's speed varies, and their memories are full."""
 
+import platform
 import statistics
 import time
 from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -36,3 +38,16 @@ def full_state(model: SHARNN, n_streams: int, memory: int, dtype: torch.dtype = 
         tuple((zeros, zeros) for _ in layers),
         tuple(rows if layer in model.config.attention_layers else None for layer in layers),
     )
+
+
+def processor() -> str:
+    """Its name; what Python knows of it where Linux does not say."""
+    try:
+        names = [
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if "model name" in line
+        ]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor()
