@@ -74,8 +74,8 @@ def draw_learning_curve(axes, train: list, valid: list, references: dict[str, fl
     for name, bpc in (references or {}).items():
         axes.axhline(bpc, color=GREY, linestyle="--", linewidth=1)
         axes.annotate(
-            drawable(name), (1, bpc), xycoords=("axes fraction", "data"), xytext=(-4, 3), textcoords="offset points",
-            ha="right", color=GREY,
+            drawable(name), (1, bpc), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+            va="center", color=GREY,
         )  # fmt: skip
     axes.set(xlabel="bytes read, millions", ylabel="bits per byte", xlim=(0, None))
     # A twentieth of the training may run out at the top: its fall would leave no room for what follows.

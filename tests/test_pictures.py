@@ -121,6 +121,14 @@ def test_the_fall_at_the_start_leaves_room_for_what_follows():
     assert low < 2.0 and 9.5 < high
 
 
+def test_the_name_of_a_reference_covers_no_curve():
+    figure = plots.learning_curve(run([(2.7, 1.0)] * 50, (2.65,)), {"gzip -9": 2.59})
+    figure.draw_without_rendering()
+    (name,) = figure.axes[0].texts
+    box = name.get_window_extent()
+    assert figure.axes[0].bbox.x1 <= box.x0 and box.x1 <= figure.bbox.x1
+
+
 def test_a_point_that_stands_alone_is_a_dot():
     (line,) = plots.learning_curve(run(NUMBERS["one"])).axes[0].lines
     assert line.get_marker() == "o"

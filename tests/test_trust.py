@@ -49,6 +49,19 @@ def test_table_and_summary():
     assert inspector._repr_mimebundle_() == inspector._repr_mimebundle_()
 
 
+def test_ratios_below_the_picture_do_not_overlap():
+    """0.25 to 4, as in notebook 05: Matplotlib's own labels of a logarithmic axis ran into each other."""
+    lines = [{"event": "trust", "step": 1, "tensors": {"a": (1.0, 4.0, 0.25), "b" * 40: (4.0, 1.0, 4.0)}}]
+    figure = TrustInspector(lines).picture()
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    labels = axes.get_xticklabels(which="both")
+    shown = [label for label in labels if label.get_text() and low <= label.get_position()[0] <= high]
+    boxes = sorted((box.x0, box.x1) for box in (label.get_window_extent() for label in shown))
+    assert len(boxes) > 3 and all(end < begin for (_, end), (begin, _) in zip(boxes, boxes[1:], strict=False))
+
+
 def test_without_records_it_says_so():
     inspector = TrustInspector(recorded()[:1])
     assert inspector.summary() == "no trust ratios were recorded" and inspector.table() == []

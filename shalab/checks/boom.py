@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import gelu as exact_gelu
 
 from shalab import boom
-from shalab.checks import exercise
+from shalab.checks import _array, difference, exercise
 
 # D width, H Boom width, C = H / D chunks
 
@@ -115,3 +115,65 @@ def _lowest(activation, chunks):
 def lowest_output(chunks: int) -> float:
     """The lowest value that an output of Boom can have, whatever its weights are"""
     return _lowest(boom.gelu, chunks)
+
+
+def _layers(generator):
+    """Feed-forward layers without a negative number in their second matrix."""
+    for d_model, d_inner in ((2, 3), (3, 5)):
+        w1, b1 = (torch.randn(shape, generator=generator) for shape in ((d_inner, d_model), (d_inner,)))
+        yield w1, b1, torch.rand(d_model, d_inner, generator=generator)
+
+
+def _does_not_imitate(results):
+    """Compares outputs, not weights: a Boom layer stays the same whatever the order of its chunks."""
+    generator = torch.Generator().manual_seed(0)
+    for result, (w1, b1, w2) in zip(results, list(_layers(generator)), strict=True):
+        d_model, rows = len(w2), w2.numel()
+        if not isinstance(result, tuple | list) or len(result) != 2:
+            return "expected two parts, weight and bias"
+        try:
+            weight, bias = (torch.tensor(_array(part)).float() for part in result)
+        except (TypeError, ValueError):
+            return "expected numbers"
+        if weight.shape != (rows, d_model) or bias.shape != (rows,):
+            shapes = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
+            return f"expected shapes {(rows, d_model)} and {(rows,)}, got {shapes}"
+        x = torch.randn(100, d_model, generator=generator)
+        imitated = boom.fold(torch.relu(x @ weight.T + bias), d_model)
+        if fault := difference(imitated, torch.relu(x @ w1.T + b1) @ w2.T):
+            return f"the two layers differ: {fault}"
+    return None
+
+
+def _imitation(w1, b1, w2, of_weight=True, of_bias=True, by_output=False):
+    """Row i of chunk j is row j of w1 times w2[i, j], with one thing done differently."""
+    factors = w2.T[:, :, None]  # (H, D, 1): chunk, output
+    weight = factors * w1[:, None, :] if of_weight else w1[:, None, :].expand(-1, len(w2), -1)  # (H, D, D)
+    bias = w2.T * b1[:, None] if of_bias else b1[:, None].expand(-1, len(w2))  # (H, D)
+    if by_output:
+        weight, bias = weight.transpose(0, 1), bias.T  # (D, H, ...)
+    return weight.flatten(0, 1), bias.flatten()
+
+
+@exercise(
+    _layers,
+    mistakes={
+        "no second matrix": (
+            lambda w1, b1, w2: _imitation(w1, b1, w2, of_weight=False, of_bias=False),
+            "The copies are there. Each still has to be multiplied by its number of w2: draw it into the ReLU.",
+        ),
+        "bias not multiplied": (
+            lambda w1, b1, w2: _imitation(w1, b1, w2, of_bias=False),
+            "a relu(u) = relu(a u), and u has two parts: w1 x and b1. Both are multiplied by a.",
+        ),
+        "by outputs": (
+            lambda w1, b1, w2: _imitation(w1, b1, w2, by_output=True),
+            "The rows are right, their order is not: the fold adds every D-th row, so D neighbours are D different "
+            "outputs, one from each.",
+        ),
+    },
+    fault=_does_not_imitate,
+)
+def imitate(w1: Tensor, b1: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
+    """A ReLU layer's w1 (H, D), b1 (H,) and w2 (D, H), nowhere negative -> weight (H D, D), bias (H D,) of Boom"""
+    return _imitation(w1, b1, w2)

@@ -58,7 +58,10 @@ function logTicks(low, high) {
 function plot(context, width, height, { curves, levels = [], title, xName, log = false, now, ceiling = Infinity, range }) {
   const shade = (name) => themed(context.canvas, name);
   const font = (size) => `${size}px ${themed(context.canvas, "font-family") || "sans-serif"}`;
-  const left = 46, right = width - 8, top = 22, bottom = height - (xName ? 34 : 20);
+  context.font = font(11);
+  const names = levels.map(({ name, y }) => `${name} ${y.toFixed(2)}`); // right of the curves, which end there
+  const beside = Math.min(width / 4, Math.max(0, ...names.map((name) => context.measureText(name).width + 6)));
+  const left = 46, right = width - 8 - beside, top = 22, bottom = height - (xName ? 34 : 20);
   const good = (value) => Number.isFinite(value) && (!log || value > 0);
   const ys = curves.flatMap(({ y, low = [], high = [] }) => [...y, ...low, ...high]).filter(good);
   const xs = curves.flatMap(({ x }) => x);
@@ -107,13 +110,11 @@ function plot(context, width, height, { curves, levels = [], title, xName, log =
   context.beginPath();
   context.rect(left, top - 4, right - left + 8, bottom - top + 8);
   context.clip();
-  for (const { name, y } of levels) {
-    context.strokeStyle = context.fillStyle = shade("--shalab-quiet");
+  for (const { y } of levels) {
+    context.strokeStyle = shade("--shalab-quiet");
     context.setLineDash([6, 4]);
     stroke(context, [[left, py(y)], [right, py(y)]]);
     context.setLineDash([]);
-    context.textAlign = "right";
-    context.fillText(`${name} ${y.toFixed(2)}`, right - 4, py(y) - 4);
   }
   for (const { x, y, ink, dots, low, high } of curves) {
     const points = x.map((v, i) => good(y[i]) ? [px(v), py(y[i])] : null);
@@ -142,6 +143,10 @@ function plot(context, width, height, { curves, levels = [], title, xName, log =
     stroke(context, [[px(now), top], [px(now), bottom]]);
   }
   context.restore();
+
+  context.fillStyle = shade("--shalab-quiet");
+  context.textAlign = "left";
+  levels.forEach(({ y }, i) => context.fillText(names[i], right + 6, py(y) + 4, beside - 6));
 
   let at = right;
   context.font = font(12);

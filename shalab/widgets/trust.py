@@ -7,6 +7,7 @@ import numpy as np
 import traitlets
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from shalab.errors import InputError
 from shalab.events import read_metrics
@@ -109,7 +110,11 @@ class TrustInspector(Widget):
             [NAMES.get(kind, "ratio of the norms") for kind in there], loc="outside upper right", ncols=4, fontsize=8,
         )  # fmt: skip
         axes.set_yticks(range(len(self.names)), map(drawable, self.names), fontsize=8)
-        axes.set(xscale="log", xlabel=f"trust ratio at step {self.steps[self.place]:,}; grey: its range over the run")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2.5, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
+        axes.set(xlabel=f"trust ratio at step {self.steps[self.place]:,}; grey: its range over the run")
         axes.invert_yaxis()
         axes.grid(alpha=0.3, axis="x")
         return figure
