@@ -142,7 +142,7 @@ def head_that_learns(lr: float, n_bytes: int) -> list[dict]:
 def race(
     n_bytes: int = 1_200_000,
     seeds: tuple[int, ...] = (0, 1, 2),
-    headless_seeds: tuple[int, ...] = (0,),
+    headless_seeds: tuple[int, ...] = (0, 1, 2),
     part: Part | None = None,
 ) -> dict:
     """All that the file holds. headless_seeds: of the longer runs without a head, at equal time
