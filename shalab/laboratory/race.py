@@ -142,10 +142,9 @@ def head_that_learns(lr: float, n_bytes: int) -> list[dict]:
 def race(
     n_bytes: int = 1_200_000,
     seeds: tuple[int, ...] = (0, 1, 2),
-    headless_seeds: tuple[int, ...] = (0, 1, 2),
     part: Part | None = None,
 ) -> dict:
-    """All that the file holds. headless_seeds: of the longer runs without a head, at equal time
+    """All that the file holds.
 
     speed            bytes per second of processor time, a number per round of turns
     share            how many times as many bytes as the paper's start a contestant reads in the same time
@@ -171,7 +170,7 @@ def race(
                 taken["n_bytes"] = bytes_read(n_bytes, run["seed"])
                 runs.append({"races": races, "contestant": name, **taken, "from": "backoff.json"})
     arms = [(GPT, n_bytes, ["bytes", "time"], seed) for seed in seeds]
-    arms += [(NO_HEAD, round(n_bytes * share[NO_HEAD]), ["time"], seed) for seed in headless_seeds]
+    arms += [(NO_HEAD, round(n_bytes * share[NO_HEAD]), ["time"], seed) for seed in seeds]
     for name, given, races, seed in arms:
         ran = part(f"{name}, seed {seed}", partial(trained, name, rates.get(name, 0.0), given, seed))
         runs.append({"races": races, **ran})
