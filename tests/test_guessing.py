@@ -282,6 +282,7 @@ def test_in_the_browser(lab):
         expect(told).to_have_text("'\\n' is right, at guess 1. What comes next?")
         assert text.last.inner_text().endswith("cat↵\n?")
         field.press_sequentially("sat on it al")
+        expect(page.get_by_role("button", name="compare").first).to_be_enabled()  # from 20 bytes on
         page.get_by_role("button", name="compare").first.press("Enter")
         table = page.get_by_role("table", name="on the first 22 bytes").first
         kernel = lab.execute(page, "print(*(f'{bits:.2f}' for bits in game.compare().values()))").split()
