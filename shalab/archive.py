@@ -5,7 +5,6 @@ with the same model, on the same kind of processor, with the same PyTorch, numbe
 remembers these, and the checksum of what was packed.
 """
 
-import copy
 import hashlib
 import math
 import platform
@@ -16,20 +15,19 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from shalab.device import Precision, to_host
-from shalab.dynamic import Dynamic
+from shalab.dynamic import Dynamic, charge_and_differentiate, copy_that_learns
 from shalab.errors import InputError
 from shalab.generate import decoder
 from shalab.mixing import Mixer
-from shalab.model import SHARNN
+from shalab.model import SHARNN, State
 
-MAGIC = b"SHA1"
-HEADER = struct.Struct(
-    "<4sBBQ8s4s4s"
-)  # magic, flags, streams, bytes, checksums of the bytes, the model and the machine
+MAGIC = b"shlb"
+# Magic, flags, streams, number of bytes, checksums of the bytes, the model and the machine. Then a checksum of all that
+# and of the code, and the code.
+HEADER = struct.Struct("<4sBBQ8s4s4s")
 MIX, LEARN = 1, 2  # flags
 FIRST = b"\n"  # every stream begins as if after a line's end
 PER_STREAM = 100_000  # bytes from which on another stream is worth the start that it makes without a memory
@@ -62,6 +60,8 @@ def compress(
     n_streams = default_streams(len(data)) if n_streams is None else n_streams
     if not 1 <= n_streams <= 255:
         raise InputError(f"streams must be between 1 and 255, got {n_streams}")
+    if data and max(data) >= model.config.vocab_size:
+        raise InputError(f"the model knows bytes below {model.config.vocab_size}, the data has {max(data)}")
     flags = MIX * mix + LEARN * learn
     bits = 0.0
 
@@ -87,6 +87,8 @@ def decompress(model: SHARNN, archive: bytes, precision: Precision) -> bytes:
     if check != struct.pack("<I", zlib.crc32(head + payload)):
         raise InputError("the archive is damaged or not complete")
     _, flags, n_streams, n_bytes, checksum, of_model, of_machine = HEADER.unpack(head)
+    if flags > MIX + LEARN or not n_streams:
+        raise InputError("the archive is none that this version of shalab has written")
     if of_model != _of_model(model):
         raise InputError("the archive was packed by another model: name the one that packed it with --model")
     if of_machine != _of_machine(precision):
@@ -96,7 +98,10 @@ def decompress(model: SHARNN, archive: bytes, precision: Precision) -> bytes:
         )
     _, range_decoder, byte = _coding()
     coder = range_decoder(np.frombuffer(payload, "<u4").astype(np.uint32))
-    data = np.zeros(n_bytes, np.uint8)
+    try:
+        data = np.zeros(n_bytes, np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise InputError(f"the archive says that it holds {n_bytes:,} bytes, more than there is memory for") from error
 
     def decode(places: list[int], probabilities: np.ndarray) -> np.ndarray:
         data[places] = symbols = coder.decode(byte, probabilities)
@@ -155,12 +160,11 @@ class _Learning:
 
     def __init__(self, model: SHARNN, prompts: list[bytes], precision: Precision, dynamic: Dynamic | None = None):
         self.precision, self.dynamic = precision, dynamic or Dynamic()
-        self.model = precision.place(copy.deepcopy(model).eval())
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), self.dynamic.lr, betas=(0.0, self.dynamic.beta), eps=1e-6
-        )
-        self.before, self.window = None, [torch.tensor([prompt[-1] for prompt in prompts])]  # (S,) each
-        self.state = None
+        self.model, self.optimizer = copy_that_learns(model, precision, self.dynamic)
+        self.optimizer.param_groups[0]["lr"] = self.dynamic.lr
+        self.before: State | None = None
+        self.window = [torch.tensor([prompt[-1] for prompt in prompts])]  # (S,) each
+        self.state: State | None = None
         self._predict()
 
     def step(self, ids: Tensor) -> Tensor:
@@ -177,14 +181,7 @@ class _Learning:
         self.logits = logits[0]
 
     def _learn(self) -> None:
-        ids = self.precision.place(torch.stack(self.window))  # (T + 1, S)
-        with torch.enable_grad():
-            with self.precision.autocast():
-                logits, self.state = self.model(ids[:-1], self.before)
-            nats = F.cross_entropy(logits.flatten(0, 1).float(), ids[1:].flatten())
-        self.optimizer.zero_grad()
-        with self.precision.switches():
-            nats.backward()
+        _, self.state = charge_and_differentiate(self.model, torch.stack(self.window), self.before, self.precision)
         self.optimizer.step()
         self.before, self.window = self.state, self.window[-1:]
 

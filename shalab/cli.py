@@ -373,7 +373,8 @@ def eval_command(options) -> None:
     elif options.mix:
         from shalab.mixing import PARTS, mixed_evaluate
 
-        score, parts = mixed_evaluate(model, corpus.data, begin, end, precision, options.window, options.context)
+        how_to_read = {"window": options.window, "context": options.context}
+        score, parts = mixed_evaluate(model, corpus.data, begin, end, precision, **how_to_read)
         scores = [score]
         how += "; " + ", ".join(f"{part} alone {bpc:.3f}" for part, bpc in zip(PARTS, parts, strict=True))
     else:
@@ -391,8 +392,9 @@ def compress_command(options) -> None:
     with reading(options.file):
         data = Path(options.file).read_bytes()
     model, precision = _packer(options, options.archive)
-    archive, _ = compress(model, data, precision, options.streams, options.mix, options.learn)
-    _write_new(options.archive, archive)
+    with replacing(Path(options.archive)) as file:  # before the work: a folder that cannot be written is named at once
+        archive, _ = compress(model, data, precision, options.streams, options.mix, options.learn)
+        file.write(archive)
     each = f", {8 * len(archive) / len(data):.3f} bits per byte" if data else ""
     print(f"{options.file}: {len(data):,} bytes; {options.archive}: {len(archive):,}{each}")
 
@@ -403,8 +405,9 @@ def decompress_command(options) -> None:
     with reading(options.archive):
         archive = Path(options.archive).read_bytes()
     model, precision = _packer(options, options.file)
-    data = decompress(model, archive, precision)
-    _write_new(options.file, data)
+    with replacing(Path(options.file)) as file:
+        data = decompress(model, archive, precision)
+        file.write(data)
     print(f"{options.file}: {len(data):,} bytes")
 
 
@@ -413,11 +416,6 @@ def _packer(options, target: str) -> tuple[SHARNN, Precision]:
         raise InputError(f"{target} is there already: name a new file")
     precision = Precision.pick(options.device, options.dtype)
     return precision.place(load_model(options.model or assets_dir() / "model")), precision
-
-
-def _write_new(target: str, content: bytes) -> None:
-    with replacing(Path(target)) as file:
-        file.write(content)
 
 
 def generate_command(options) -> None:

@@ -14,7 +14,7 @@ from shalab.device import Precision, to_host
 from shalab.errors import AT_LEAST_0, COUNT, RATE, refuse, wrong
 from shalab.evaluate import check_range, context_bytes
 from shalab.metrics import bits_per_byte
-from shalab.model import SHARNN
+from shalab.model import SHARNN, State
 
 # T window, V vocabulary
 
@@ -37,6 +37,28 @@ class Dynamic:
         refuse(wrong(AT_LEAST_0, lr=self.lr) + wrong(COUNT, window=self.window) + wrong(RATE, beta=self.beta))
 
 
+def copy_that_learns(model: SHARNN, precision: Precision, dynamic: Dynamic) -> tuple[SHARNN, torch.optim.Adam]:
+    """A copy in evaluation mode, and its optimizer, whose rate is still 0."""
+    model = precision.place(copy.deepcopy(model).eval())
+    # Adam without momentum: gradient over root mean square, which its bias correction gets right from the start.
+    return model, torch.optim.Adam(model.parameters(), lr=0.0, betas=(0.0, dynamic.beta), eps=1e-6)
+
+
+def charge_and_differentiate(
+    model: SHARNN, ids: Tensor, state: State | None, precision: Precision
+) -> tuple[Tensor, State]:
+    """ids (T + 1, S) -> nats of all but the first (T, S), and the state; each weight has the gradient of their mean."""
+    ids = precision.place(ids)
+    model.zero_grad()
+    with torch.enable_grad():
+        with precision.autocast():
+            logits, state = model(ids[:-1], state)  # (T, S, V)
+        nats = F.cross_entropy(logits.flatten(0, 1).float(), ids[1:].flatten(), reduction="none")
+        with precision.switches():
+            nats.mean().backward()
+    return nats.detach().view(ids[1:].shape), state
+
+
 def dynamic_charges(
     model: SHARNN,
     data: np.ndarray,
@@ -53,23 +75,15 @@ def dynamic_charges(
     """
     dynamic = dynamic or Dynamic()
     read = context_bytes(model, data, begin, end, context)
-    model = precision.place(copy.deepcopy(model).eval())
-    # Adam without momentum: gradient over root mean square, which its bias correction gets right from the start.
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.0, betas=(0.0, dynamic.beta), eps=1e-6)
+    model, optimizer = copy_that_learns(model, precision, dynamic)
     window = dynamic.window
     starts = [*range(begin - read, begin, window), *range(begin, end, window), end]
     state = None
     for low, high in itertools.pairwise(starts):
-        ids = precision.place(torch.from_numpy(data[low - 1 : high].astype(np.int64)))  # (T + 1,)
-        with torch.enable_grad():
-            with precision.autocast():
-                logits, state = model(ids[:-1, None], state)  # (T, 1, V)
-            nats = F.cross_entropy(logits[:, 0].float(), ids[1:], reduction="none")  # (T,)
-            optimizer.zero_grad()
-            with precision.switches():
-                nats.mean().backward()
+        ids = torch.from_numpy(data[low - 1 : high].astype(np.int64))[:, None]  # (T + 1, 1)
+        nats, state = charge_and_differentiate(model, ids, state, precision)
         if low >= begin:
-            yield to_host(nats.detach()).double()
+            yield to_host(nats[:, 0]).double()
             optimizer.param_groups[0]["lr"] = dynamic.lr
         optimizer.step()
 

@@ -19,7 +19,7 @@ from shalab.model import SHARNN
 
 
 @torch.no_grad()
-def charges(
+def predictions(
     model: SHARNN,
     data: np.ndarray,
     begin: int,
@@ -28,12 +28,14 @@ def charges(
     window: int = 1024,
     n_streams: int = 1,
     context: int | None = None,
-) -> Iterator[Tensor]:
-    """Nats of the bytes `begin` to `end` of (N,) uint8 data, window by window: float64 (T, S).
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Reads the bytes `begin` to `end` of (N,) uint8 data window by window, from the first that is charged.
+
+    Yields the logits of the window's bytes (T, S, V), these bytes (T, S) int64, and whether each is charged (T, S).
 
     window     bytes per stream and step
     n_streams  1 reads the range in one go. More cut it into equal pieces that are read side by side,
-               faster, each warmed up by the bytes before it; places past the last piece's end cost 0.
+               faster, each warmed up by the bytes before it; places past the last piece's end are not charged.
                Of n processes each reads every n-th piece.
     context    bytes before each piece that are read but not charged, to warm up state and memory; None takes
                `warmup_bytes(model)`
@@ -61,11 +63,18 @@ def charges(
             with precision.autocast():
                 logits, state = model(ids[:-1], state)  # (T, S, V)
             if charged.any():
-                nats = F.cross_entropy(logits.flatten(0, 1).float(), ids[1:].flatten(), reduction="none")
-                nats = to_host(nats.view(ids[1:].shape)).double() * torch.from_numpy(charged)
-                yield nats[max(0, -low) :]  # (T, S)
+                first = max(0, -low)
+                yield logits[first:], ids[1 + first :], torch.from_numpy(charged[first:])
     finally:
         model.train(was_training)
+
+
+@torch.no_grad()
+def charges(*reading, **options) -> Iterator[Tensor]:
+    """Nats of the bytes that `predictions` reads, window by window: float64 (T, S), 0 where none is charged."""
+    for logits, ids, charged in predictions(*reading, **options):
+        nats = F.cross_entropy(logits.flatten(0, 1).float(), ids.flatten(), reduction="none")
+        yield to_host(nats.view(ids.shape)).double() * charged
 
 
 def context_bytes(model: SHARNN, data: np.ndarray, begin: int, end: int, context: int | None) -> int:

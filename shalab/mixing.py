@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from shalab.device import Precision, to_host
-from shalab.evaluate import context_bytes
+from shalab.evaluate import predictions
 from shalab.metrics import bits_per_byte
 from shalab.model import SHARNN
 
@@ -52,9 +51,10 @@ class Contexts:
 
     def __init__(self, n_bytes: int):
         self.text = bytearray(n_bytes)
-        self.newest = [array("q", [-1]) * TABLE for _ in ORDERS]  # by checksum: where such a context last ended
+        kind = "i" if n_bytes < 1 << 31 else "q"
+        self.newest = [array(kind, [-1]) * TABLE for _ in ORDERS]  # by checksum: where such a context last ended
         # By place: where one of that checksum ended before. Places further apart than HISTORY share an entry.
-        self.before = [array("q", [-1]) * min(n_bytes, HISTORY) for _ in ORDERS]
+        self.before = [array(kind, [-1]) * min(n_bytes, HISTORY) for _ in ORDERS]
 
     def add(self, place: int, byte: int, begin: int = 0) -> None:
         """`byte` has been read at `place`, by a reader who started at `begin`."""
@@ -172,37 +172,20 @@ def mixed_charges(
         yield price, mixer.learn(place - start, byte)
 
 
-@torch.no_grad()
-def network_predictions(
-    model: SHARNN,
-    data: np.ndarray,
-    begin: int,
-    end: int,
-    precision: Precision,
-    window: int = 1024,
-    context: int | None = None,
-) -> Iterator[np.ndarray]:
-    """The network's probabilities (V,) of each byte `begin` to `end`, read as `evaluate.charges` does in one stream."""
-    state = None
-    for low in range(begin - context_bytes(model, data, begin, end, context), end, window):
-        high = min(low + window, end)
-        ids = precision.place(torch.from_numpy(data[low - 1 : high - 1].astype(np.int64)))
-        with precision.autocast():
-            logits, state = model(ids[:, None], state)  # (T, 1, V)
-        yield from to_host(logits[max(0, begin - low) :, 0].float()).double().softmax(-1).numpy()
+def network_predictions(*reading, **options) -> Iterator[np.ndarray]:
+    """The network's probabilities (V,) of each byte that `evaluate.predictions` reads in one stream."""
+    for logits, _, _ in predictions(*reading, **options):
+        yield from to_host(logits[:, 0].float()).double().softmax(-1).numpy()
 
 
 def mixed_evaluate(
-    model: SHARNN,
-    data: np.ndarray,
-    begin: int,
-    end: int,
-    precision: Precision,
-    window: int = 1024,
-    context: int | None = None,
+    model: SHARNN, data: np.ndarray, begin: int, end: int, precision: Precision, **reading: int | None
 ) -> tuple[float, list[float]]:
-    """Bits per byte of data[begin:end] by the mixture, and by each of PARTS alone; `begin` is at least 1."""
-    network = network_predictions(model, data, begin, end, precision, window, context)
+    """Bits per byte of data[begin:end] by the mixture, and by each of PARTS alone; `begin` is at least 1.
+
+    reading: window and context of `evaluate.predictions`
+    """
+    network = network_predictions(model, data, begin, end, precision, **reading)
     charged = tqdm(mixed_charges(data, begin, end, network), total=end - begin, unit="B", mininterval=1, leave=False)
     nats, parts = zip(*charged, strict=True)
     n_bytes = end - begin

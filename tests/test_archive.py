@@ -90,7 +90,7 @@ def test_damage_is_noticed_wherever_it_is(model, precision):
             decompress(model, packed[:length], precision)
 
 
-def with_header(packed: bytes, **changes: bytes) -> bytes:
+def with_header(packed: bytes, **changes: bytes | int) -> bytes:
     names = "magic flags n_streams n_bytes checksum of_model of_machine".split()
     fields = dict(zip(names, HEADER.unpack(packed[: HEADER.size]), strict=True)) | changes
     head, payload = HEADER.pack(*fields.values()), packed[START:]
@@ -114,6 +114,23 @@ def test_another_model_and_another_machine_are_refused(model, precision, monkeyp
         decompress(model, packed, precision)
 
 
+def test_hostile_headers_end_in_a_sentence(model, precision):
+    packed, _ = compress(model, TEXT[:20], precision)
+    for changes in ({"n_streams": 0}, {"flags": 8}):
+        with pytest.raises(InputError, match="none that this version"):
+            decompress(model, with_header(packed, **changes), precision)
+    with pytest.raises(InputError, match="more than there is memory for"):
+        decompress(model, with_header(packed, n_bytes=2**63), precision)
+
+
+def test_a_byte_that_the_model_does_not_know_is_named(precision):
+    few = SHARNN(ModelConfig(vocab_size=100, d_model=12, d_boom=24, n_layers=1, attention_layers=())).eval()
+    with pytest.raises(InputError, match="knows bytes below 100, the data has 200"):
+        compress(few, bytes([5, 200]), precision)
+    packed, _ = compress(few, b"\5\6\5\6\5", precision)
+    assert decompress(few, packed, precision) == b"\5\6\5\6\5"
+
+
 def test_streams_by_size_and_wrong_streams():
     assert [default_streams(n) for n in (0, 99_999, 200_000, 10**7)] == [1, 1, 2, 64]
 
@@ -129,7 +146,7 @@ def test_without_the_coder_a_sentence(model, precision, monkeypatch):
         compress(model, b"abc", precision)
 
 
-def test_from_the_command_line(tmp_path, capsys):
+def test_from_the_command_line(tmp_path, capsys, monkeypatch):
     text, packed, back = (str(tmp_path / name) for name in ("text", "packed", "back"))
     (tmp_path / "text").write_bytes(TEXT[:44])
     assert main(["compress", text, packed, "--dtype", "float32"]) == 0
@@ -144,6 +161,9 @@ def test_from_the_command_line(tmp_path, capsys):
     assert "damaged or not complete" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "packed", "text"]
     assert main(["compress", str(tmp_path / "none"), str(tmp_path / "new")]) == 2
+    monkeypatch.setattr(module, "compress", None)  # a folder that is not there is named before the work
+    assert main(["compress", text, str(tmp_path / "none" / "new")]) == 2
+    assert "cannot write to" in capsys.readouterr().err
 
 
 def test_scoring_with_counts_from_the_command_line(tmp_path, capsys):
@@ -154,3 +174,5 @@ def test_scoring_with_counts_from_the_command_line(tmp_path, capsys):
     assert float(mixed) < float(network)
     assert main([*asked, "--streams", "2"]) == 2
     assert "leave out --streams" in capsys.readouterr().err
+    assert main([*asked, "--window", "0"]) == 2
+    assert "window must be" in capsys.readouterr().err
