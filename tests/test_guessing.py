@@ -309,5 +309,7 @@ game"""
         assert shown.evaluate("node => node.scrollWidth <= node.clientWidth")
         page.get_by_label("your guess").press("q")
         expect(page.get_by_text("wrong so far: x q")).to_be_visible()
+        bars = [bar.bounding_box() for bar in page.locator(".shalab-bar").all()]
+        assert len({round(bar["x"]) for bar in bars if bar["width"]}) == 1, bars  # all begin at one place
         assert violations(page, ".shalab") == []
         lab.picture(shown, f"guessing_small_{'dark' if dark else 'light'}")

@@ -183,5 +183,7 @@ def test_it_fits_small_windows_in_both_themes(lab, dark):
         expect(page.get_by_text("away on average")).to_be_visible()
         for widget in page.locator(".shalab").all():
             assert widget.evaluate("node => node.scrollWidth <= node.clientWidth")
+        mark, button = (page.locator(place).first.bounding_box() for place in (".shalab-yours", ".shalab-row button"))
+        assert mark["y"] >= button["y"] + button["height"], (mark, button)
         assert violations(page, ".shalab") == []
         lab.picture(page.locator(".jp-Notebook"), f"prediction_small_{'dark' if dark else 'light'}")

@@ -67,7 +67,7 @@ export default {
         element("thead", {}, element("tr", {}, ...["who guesses", "bits per byte"].map((name) => element("th", { scope: "col" }, name)))),
         element("tbody", {}, ...scores.map(([name, bits]) => element("tr", {}, element("th", { scope: "row" }, name),
           element("td", {}, element("span", {}, bits.toFixed(2)),
-            element("span", { class: "shalab-bar", style: `width: ${(200 * bits) / most}px; background: var(--shalab-${name.startsWith("you,") ? "blue" : "grey"})`, "aria-hidden": "true" }))))));
+            element("span", { class: "shalab-bar", style: `width: calc(${bits / most} * min(200px, 12vw)); background: var(--shalab-${name.startsWith("you,") ? "blue" : "grey"})`, "aria-hidden": "true" }))))));
     }
 
     const changes = "change:told change:tried change:guesses";
