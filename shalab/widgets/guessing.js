@@ -33,7 +33,7 @@ export default {
     const compare = button("compare with the machines", () => { waiting.textContent = "computing …"; send({ compare: true }); });
     const waiting = element("span", { role: "status" });
     const counted = element("p", { class: "shalab-told" });
-    const table = element("table", { class: "shalab-costs" });
+    const table = element("table", { class: "shalab-costs shalab-scores" });
     el.append(page, element("div", { class: "shalab-row" }, labelled("your guess (a key; Enter for a line break)", field), giveUp, told),
       element("p", { class: "shalab-told" }, "wrong so far: ", tried), counted,
       element("div", { class: "shalab-row" }, compare, waiting), table);
