@@ -27,7 +27,7 @@ from shalab.corpus import load_corpus
 from shalab.device import Precision
 from shalab.evaluate import evaluate
 from shalab.fast.process import keep_freed_memory
-from shalab.laboratory.experiments import READING, Part, finish, kept
+from shalab.laboratory.experiments import READING, Part, finish, kept, told
 from shalab.laboratory.gpt import GPT_RECIPE, GPTTrainer
 from shalab.laboratory.heads import study
 from shalab.laboratory.search import open_corpus, updates
@@ -142,7 +142,7 @@ def head_that_learns(lr: float, n_bytes: int) -> list[dict]:
 def race(
     n_bytes: int = 1_200_000,
     seeds: tuple[int, ...] = (0, 1, 2),
-    part: Part | None = None,
+    part: Part = told,
 ) -> dict:
     """All that the file holds.
 
@@ -153,7 +153,6 @@ def race(
                      which gives it more time than the others where its share is below 1
     head             what `head_that_learns` found
     """
-    part = part or (lambda name, compute: compute())
     recorded = stored_result("backoff")["runs"]
     rates = best_rates(recorded)
     speed = part("speeds", partial(speeds, rates))
