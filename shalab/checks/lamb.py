@@ -14,6 +14,7 @@ def _random(generator: torch.Generator, *shape: int) -> Tensor:
 
 @exercise(
     mistakes={
+        "rounded": (3.16, "Right, but rounded. Write the expression, so that Python computes all its digits."),
         "no root": (100.0, "The update divides by the square root of v, and v starts at 0.001 g²."),
         "the corrected step": (1.0, "That is Adam's first step: the correction makes m = g and v = g²."),
         "only m": (0.1, "m is 0.1 g, but v is too small as well: 0.001 g² instead of g²."),
