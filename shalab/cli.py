@@ -178,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--learn", action="store_true", help="keep training on what has been read: a smaller archive, and far slower")
 
-    add = command("decompress", decompress_command, "unpack what compress wrote", packing, machine).add_argument
+    add = command("decompress", decompress_command, "unpack an archive", packing, machine).add_argument
     add("archive", help="what `shalab compress` wrote")
     add("file", help="a new file")
 
