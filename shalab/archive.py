@@ -82,13 +82,13 @@ def compress(
 def decompress(model: SHARNN, archive: bytes, precision: Precision) -> bytes:
     """What was packed. InputError for what is no archive, is damaged, or was packed by another model or machine."""
     if not archive.startswith(MAGIC):
-        raise InputError("this is no archive of `shalab compress`")
+        raise InputError("this is not an archive that `shalab compress` wrote")
     head, check, payload = archive[: HEADER.size], archive[HEADER.size : HEADER.size + 4], archive[HEADER.size + 4 :]
     if check != struct.pack("<I", zlib.crc32(head + payload)):
         raise InputError("the archive is damaged or not complete")
     _, flags, n_streams, n_bytes, checksum, of_model, of_machine = HEADER.unpack(head)
     if flags > MIX + LEARN or not n_streams:
-        raise InputError("the archive is none that this version of shalab has written")
+        raise InputError("another version of shalab wrote this archive")
     if of_model != _of_model(model):
         raise InputError("the archive was packed by another model: name the one that packed it with --model")
     if of_machine != _of_machine(precision):

@@ -65,11 +65,11 @@ def _load(path: Path) -> dict:
             whole = whole and not any(record.external_attr & 0x10 for record in archive.infolist())
         content = torch.load(path, map_location="cpu", weights_only=True) if whole else None
     except FileNotFoundError:
-        raise Damaged(f"no checkpoint at {path}") from None
+        raise Damaged(f"no checkpoint at {path}: name the folder of a run or an export, or a checkpoint file") from None
     except Exception as error:  # a damaged archive, and a damaged pickle inside, fail in many ways
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is a damaged place inside the archive
             raise InputError(f"cannot read {path} ({error.strerror or error})") from error
-        raise Damaged(f"{path} is damaged, cut short or no checkpoint") from error
+        raise Damaged(f"{path} is damaged, cut short, or not a checkpoint") from error
     if not whole:
         raise Damaged(f"{path} is damaged: its content does not match its checksum")
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -41,8 +41,8 @@ from shalab.run_config import CHANGEABLE, differing
 
 CONFIGS = {"model": ModelConfig, "train": TrainConfig}
 ASKS = {  # of `shalab watch`
-    "pause": "ask its process to hold, with a checkpoint",
-    "continue": "let it go on; a run that nobody trains is resumed here, in a process of its own",
+    "pause": "ask its process to pause, with a checkpoint",
+    "continue": "continue it; a run that no process trains is resumed here, in a process of its own",
     "stop": "ask its process to stop, with a checkpoint",
 }
 
@@ -77,7 +77,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, act: Callable, purpose: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        new = commands.add_parser(name, help=purpose, parents=parents)
+        described = f"{purpose[0].upper()}{purpose[1:]}."
+        new = commands.add_parser(name, help=purpose, description=described, parents=parents)
         new.set_defaults(command=act)
         return new
 
@@ -85,7 +86,11 @@ def parser() -> argparse.ArgumentParser:
     add = machine.add_argument
     add("--device", choices=DEVICES, default="auto", help="where to compute (default: auto, the fastest there is)")
     add("--dtype", choices=("auto", *DTYPES), default="auto", help="format of matrix products (default: auto)")
-    add("--plain", action="store_true", help="the equations as written, without the tricks of `shalab info`")
+    add(
+        "--plain",
+        action="store_true",
+        help="compute by the plain equations, without the tricks that `shalab info` lists",
+    )
 
     trained = argparse.ArgumentParser(add_help=False)
     add = trained.add_argument
@@ -93,20 +98,20 @@ def parser() -> argparse.ArgumentParser:
     add("--max-context", type=int, metavar="K", help="most bytes that attention sees (default: as trained)")
 
     data = command("data", data_command, "download and verify a corpus")
-    data.add_argument("name", choices=SOURCES, help=f"kept in a cache folder that ${CACHE_VARIABLE} can move")
+    data.add_argument(
+        "name", choices=SOURCES, help=f"which one; it goes into a cache folder, or the one that ${CACHE_VARIABLE} names"
+    )
 
     train = command("train", train_command, "train a model", machine)
     add = train.add_argument
-    add("--preset", help=f"recipe, one of {', '.join(PRESETS)} (default: laptop)")
+    add("--preset", help=f"recipe: {', '.join(PRESETS)} (default: laptop)")
     add("--config", metavar="FILE", help="TOML or JSON with fields of [model] and [train], such as a run's config.json")
     add("--data", metavar="NAME_OR_PATH", help="corpus, file, folder, or - for standard input (default: enwik6)")
-    add(
-        "--init-from", metavar="RUN_OR_MODEL", help="begin with the best weights of a run or export, and keep its model"
-    )
+    add("--init-from", metavar="RUN_OR_MODEL", help="start from the best weights of a run or an export, with its model")
     add("--out", metavar="DIR", help="the run's folder (default: runs/PRESET-DATA-NUMBER, a new one)")
-    add("--seed", type=int, metavar="S", help="of initialisation, dropout and window lengths (default: 0)")
-    add("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
-    add("--change", action="store_true", help="with --resume: go on with the length and settings given here")
+    add("--seed", type=int, metavar="S", help="random seed: first weights, dropout, window lengths (default: 0)")
+    add("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
+    add("--change", action="store_true", help="with --resume: continue with the length and settings given here")
     add = train.add_mutually_exclusive_group().add_argument
     add("--minutes", type=float, metavar="X", help="train for X minutes, not counting evaluations")
     add("--steps", type=int, metavar="N", help="train for N updates")
@@ -118,34 +123,41 @@ def parser() -> argparse.ArgumentParser:
     watch.add_argument("run", help="the run's folder")
     add = watch.add_mutually_exclusive_group().add_argument
     for name, effect in ASKS.items():
-        add(f"--{name}", dest="ask", action="store_const", const=name, help=f"do not follow it, but {effect}")
+        add(f"--{name}", dest="ask", action="store_const", const=name, help=f"do not follow the run: {effect}")
 
-    add = command("plan", plan_command, "what a preset's run costs here and on GPUs: memory, time, energy").add_argument
+    add = command(
+        "plan", plan_command, "say what a preset's run costs here and on GPUs: memory, time, energy"
+    ).add_argument
     add("--preset", default="paper", help="recipe (default: paper)")
     add("--data", default="enwik8", metavar="NAME_OR_PATH", help="corpus, file or folder (default: enwik8)")
     figures = "GB", "TFLOPS", "GB_PER_S"
     add("--card", type=float, nargs=3, metavar=figures, help="another card: memory, half-precision speed, bandwidth")
 
-    add = command("eval", eval_command, "bits per byte of a split or a file", trained, machine).add_argument
+    add = command("eval", eval_command, "score a split or a file, in bits per byte", trained, machine).add_argument
     add("--data", metavar="NAME_OR_PATH", help="corpus, file, folder, or - (default: what it was trained on)")
     add("--split", choices=(*SPLITS, "all"), default="test", help="what to score (default: test)")
     add("--window", type=int, default=1024, metavar="T", help="bytes per step (default: 1024)")
-    add("--context", type=int, metavar="N", help="bytes to read before it (default: 16384, or twice the memory)")
-    add("--streams", type=int, default=1, metavar="S", help="pieces to read side by side (default: 1)")
+    add(
+        "--context",
+        type=int,
+        metavar="N",
+        help="bytes to read before what is scored (default: 16384, or twice the memory)",
+    )
+    add("--streams", type=int, default=1, metavar="S", help="read it in S pieces side by side (default: 1)")
     add("--dynamic", action="store_true", help="learn from each byte after it is charged; valid is read before test")
-    add("--mix", action="store_true", help="mix with counts of long contexts in all that precedes; one stream")
+    add("--mix", action="store_true", help="mix with counts of long contexts in all the text before; one stream")
 
     text = command("generate", generate_command, "continue a prompt", trained, machine)
     add = text.add_mutually_exclusive_group().add_argument
     add("--prompt", default="\n", help="text to continue (default: a new line)")
-    add("--prompt-file", metavar="FILE", help="its bytes are continued, of whatever kind; - for standard input")
+    add("--prompt-file", metavar="FILE", help="file whose bytes are continued, text or not; - for standard input")
     add = text.add_argument
-    add("--raw", action="store_true", help="write the new bytes themselves and nothing else")
+    add("--raw", action="store_true", help="write only the new bytes, as they are")
     add("--bytes", type=int, default=500, metavar="N", help="bytes to write (default: 500)")
-    add("--temperature", type=float, default=0.8, help="0 takes the likeliest byte (default: 0.8)")
+    add("--temperature", type=float, default=0.8, metavar="X", help="0 takes the likeliest byte (default: 0.8)")
     add("--top-k", type=int, default=0, metavar="K", help="choose among the K likeliest bytes (default: all)")
     add("--top-p", type=float, default=1.0, metavar="P", help="choose among the likeliest that sum to P (default: 1)")
-    add("--seed", type=int, default=0, help="of the draw (default: 0)")
+    add("--seed", type=int, default=0, metavar="S", help="random seed (default: 0)")
 
     packing = argparse.ArgumentParser(add_help=False)
     packing.add_argument(
@@ -153,7 +165,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     add = command("compress", compress_command, "pack a file by a model's predictions", packing, machine).add_argument
-    add("file", help="what to pack, of whatever kind")
+    add("file", help="what to pack, text or not")
     add("archive", help="a new file; the same model unpacks it, on a machine like this one")
     add(
         "--streams",
@@ -164,17 +176,19 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--mix", action=argparse.BooleanOptionalAction, default=True, help="with counts of long contexts (default: yes)"
     )
-    add("--learn", action="store_true", help="go on training with what has been read: smaller, and slower by far")
+    add("--learn", action="store_true", help="keep training on what has been read: a smaller archive, and far slower")
 
-    add = command("decompress", decompress_command, "unpack it", packing, machine).add_argument
+    add = command("decompress", decompress_command, "unpack an archive", packing, machine).add_argument
     add("archive", help="what `shalab compress` wrote")
     add("file", help="a new file")
 
-    add = command("export", export_command, "a finished run without what only resuming needs, to share").add_argument
+    add = command(
+        "export", export_command, "copy a finished run without what only resuming needs, to share it"
+    ).add_argument
     add("run", help="a finished run's folder")
     add("out", help="a new folder; eval, generate and info read it like a run's")
 
-    info = command("info", info_command, "presets, corpora and this machine; or what a run holds", machine)
+    info = command("info", info_command, "show presets, corpora and this machine; or what a run holds", machine)
     info.add_argument("run", nargs="?", help="a run's folder, or a checkpoint file")
     return top
 
@@ -300,7 +314,7 @@ def _changes(options) -> dict[str, dict]:
             for part, values in changes.items():  # TOML has no None
                 values |= {name: None if x == "none" else x for name, x in content.get(part, {}).items()}
         except (OSError, ValueError, AttributeError, RecursionError) as error:
-            raise InputError(f"cannot read --config {path} ({error})") from error
+            raise InputError(f"cannot read --config {path} ({getattr(error, 'strerror', None) or error})") from error
     for part, config in CONFIGS.items():
         changes[part] |= {field.name: vars(options)[field.name] for field in fields(config) if field.name in options}
     return changes
@@ -413,7 +427,7 @@ def decompress_command(options) -> None:
 
 def _packer(options, target: str) -> tuple[SHARNN, Precision]:
     if os.path.lexists(target):
-        raise InputError(f"{target} is there already: name a new file")
+        raise InputError(f"{target} exists already: name a new file")
     precision = Precision.pick(options.device, options.dtype)
     return precision.place(load_model(options.model or assets_dir() / "model")), precision
 

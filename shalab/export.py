@@ -20,7 +20,7 @@ def export(folder: Path, out: Path) -> None:
     """
     folder, out = Path(folder), Path(out)
     if not (folder / "result.json").exists():
-        raise InputError(f"{folder} holds no finished run: shalab train --resume --out {folder}")
+        raise InputError(f"{folder} holds no finished run: finish one with `shalab train --resume --out {folder}`")
     own = RunConfig.read(folder)
     config = asdict(replace(own, data=own.data if own.data in SOURCES else Path(own.data).name))
     content, path = newest(folder)
@@ -35,7 +35,7 @@ def export(folder: Path, out: Path) -> None:
         try:
             out.mkdir(parents=True)
         except FileExistsError:
-            raise InputError(f"{out} is there already: name another folder") from None
+            raise InputError(f"{out} exists already: name another folder") from None
     try:
         kept = {name: content[name] for name in ("step", "best_bpc")}
         save_checkpoint(out / NEWEST, {"config": config, **kept, "best": best})

@@ -30,7 +30,7 @@ class ModelConfig:
     d_boom            H, Boom's inner width, a multiple of D
     n_layers          L, number of blocks
     n_heads           heads that each attention layer is split into; divides D
-    attention_layers  blocks that have attention, counted from 0; () for none
+    attention_layers  blocks that have attention, counted from 0; empty for none
     max_context       most bytes that attention sees, memory and window together; a window longer than
                       this still sees all of itself
     dropout           probability before the decoder

@@ -168,5 +168,5 @@ PRESETS = {
 
 def find_preset(name: str) -> Preset:
     if name not in PRESETS:
-        raise InputError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
+        raise InputError(f"no preset is called {name!r}; the presets are {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -143,7 +143,7 @@ class RunConfig:
             if (folder / NEWEST).exists() and not path.exists():
                 raise InputError(f"{path} is missing: a checkpoint alone does not say how to go on")
             if not path.exists():
-                raise InputError(f"{folder} holds no run to resume: leave out --resume")
+                raise InputError(f"{folder} holds no run to resume: leave out --resume to begin one there")
             content = path.read_bytes()
         try:
             return cls.from_dict(json.loads(content))

@@ -64,13 +64,13 @@ def announce(run: Run) -> None:
         f"seed {config.seed}, {config.budget} -> {run.folder}"
     )
     if config.init_from:
-        print(f"begun with the weights of {config.init_from.name}, SHA-256 {config.init_from.sha256}")
+        print(f"starting from the weights of {config.init_from.name}, SHA-256 {config.init_from.sha256}")
     if few := caution(run.corpus):
         print(few)
     if config.budget.minutes and not trainer.finished:
         train_s, score_s = 60 * config.budget.minutes - trainer.elapsed_s, _scoring_s(run)
         print(
-            f"training takes {train_s / 60:.1f} minutes and scoring, on top, about {score_s / 60:.1f}: done at about "
+            f"training takes {train_s / 60:.1f} minutes, and scoring about {score_s / 60:.1f} more: done at about "
             f"{datetime.now() + timedelta(seconds=train_s + score_s):%H:%M}, if nothing else keeps the machine busy"
         )
 
@@ -82,7 +82,7 @@ def caution(corpus: Corpus) -> str:
         return ""
     return (
         f"caution: valid has only {valid:,} bytes and test {test:,}: their scores say little "
-        f"(below {FEW_BYTES:,} bytes they stray by 0.3 bits per byte and more)"
+        f"(below {FEW_BYTES:,} bytes they vary by 0.3 bits per byte and more)"
     )
 
 
@@ -133,7 +133,7 @@ def watch(folder: str) -> None:
             try:
                 progress.show(line)
             except (KeyError, TypeError) as error:
-                raise InputError(f"{folder} holds a line that is none of a run's: {str(line)[:80]}") from error
+                raise InputError(f"{folder} holds a line that no run writes: {str(line)[:80]}") from error
     if line.get("reason") == "stopped":
         print(f"stopped at step {line['step']:,}; go on with: shalab train --resume --out {folder}")
     if follower.finished:
@@ -146,7 +146,7 @@ def report(run: Run, result: dict) -> None:
     from shalab import plots  # matplotlib takes a second to import; only here it is needed
 
     seen = "; ".join(f"{name}: {compressor.seen}" for name, compressor in COMPRESSORS.items())
-    print(f"comparing with compressors, given what they can use of the bytes before ({seen}) ...", flush=True)
+    print(f"comparing with compressors, given as much of the bytes before as they can use ({seen}) ...", flush=True)
     rivals = baselines(run.corpus.data, run.corpus.bounds) | archivers(run.corpus)
     rows = [(name, *scores) for name, scores in rivals.items()]
     rows.append((f"this model, {result['n_parameters']:,} parameters", result["valid_bpc"], result["test_bpc"]))
@@ -155,7 +155,7 @@ def report(run: Run, result: dict) -> None:
     digits = {name: 2 for name, compressor in COMPRESSORS.items() if compressor.blocks}  # its cut moves the third
     for name, *scores in rows:
         lines.append(f"{name:<56}" + "".join(f"{score:>9.{digits.get(name, 3)}f}" for score in scores))
-    lines += ["a compressor goes on learning while it is tested; this model does so with `shalab eval RUN --dynamic`"]
+    lines += ["a compressor keeps learning while it is tested; this model does so with `shalab eval RUN --dynamic`"]
     lines += ["full-size results on enwik8, as published"]
     lines += [f"{f'{name}, {size}':<56}{'':>9}{test:>9.3f}" for name, test, size in PUBLISHED]
     print("\n".join(lines))
@@ -189,11 +189,12 @@ def show_plan(name: str, data: str, card: list[float] | None = None) -> None:
         print(f"{row.card:<12}{memory:>7} GB{row.peak_gb:>7.1f} GB{speed:>8} kB/s{rest}")
     threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
     print(
-        f"this machine: {own.card}, {threads}, its speed measured on shortened updates. All else is by formula, and "
-        "evaluations are left out."
+        f"this machine: {own.card}, {threads}, its speed measured on shortened updates. All else comes from formulas, "
+        "without the evaluations."
     )
     print(
-        f"Energy: a card's by its board power, without the computer around it; here by {precision.watts:g} W, assumed."
+        "Energy: a card by its board power, without the computer around it; this machine by an assumed "
+        f"{precision.watts:g} W."
     )
     for option, gb in savings(preset.model, preset.train).items():
         print(f"{option} would save {gb:.1f} GB on a card")

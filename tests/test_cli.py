@@ -176,7 +176,7 @@ def test_ctrl_c_ends_with_a_checkpoint_and_resume_finishes(own, tmp_path):
         ([*TINY, "--data", "enwik8"], "enwik8 is not on this machine: fetch it with `shalab data enwik8`"),
         (
             ["train", "--preset", "huge"],
-            "no preset is called 'huge'; there are laptop, laptop-adamw, overnight, evening, paper",
+            "no preset is called 'huge'; the presets are laptop, laptop-adamw, overnight, evening, paper",
         ),
         (["train", "--steps", "0"], "above 0"),
         (["train", "--minutes", "-1"], "above 0"),
@@ -189,10 +189,10 @@ def test_ctrl_c_ends_with_a_checkpoint_and_resume_finishes(own, tmp_path):
         (["train", "--resume"], "--resume needs --out"),
         (["train", "--resume", "--out", "absent"], "absent holds no run to resume"),
         (["eval", "absent"], "no checkpoint at absent"),
-        (["eval", "few"], "few is damaged, cut short or no checkpoint"),
+        (["eval", "few"], "few is damaged, cut short, or not a checkpoint"),
         (["eval", "foreign.pt"], "foreign.pt is not a checkpoint of shalab"),
         (["generate", "other.pt"], "other.pt holds weights of another configuration"),
-        (["info", "cut.pt"], "cut.pt is damaged, cut short or no checkpoint"),
+        (["info", "cut.pt"], "cut.pt is damaged, cut short, or not a checkpoint"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):

@@ -199,7 +199,7 @@ def test_a_training_that_was_never_scored_is_not_over(precision):
 def test_a_line_that_is_none_of_a_runs_gets_a_sentence(far, capsys):
     write([step(1)])
     assert main(["watch", "far"]) == 2
-    assert "far holds a line that is none of a run's: {'event': 'step'" in capsys.readouterr().err
+    assert "far holds a line that no run writes: {'event': 'step'" in capsys.readouterr().err
 
 
 def test_what_was_asked_of_another_process_is_not_asked_of_the_next(precision):

@@ -284,6 +284,25 @@ def test_an_experiment_that_cannot_write_says_so_before_it_computes(tmp_path, mo
     assert "another folder" in capsys.readouterr().err
 
 
+def test_an_experiment_without_a_file_says_which_part_it_is_at(capsys):
+    assert experiments.told("seed 0", lambda: print("(work)") or 7) == 7
+    assert capsys.readouterr().out == "seed 0 ... (work)\n0 s\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the process's peak is read where Linux tells it")
+def test_what_scaling_measures_has_a_full_memory(monkeypatch, capsys):
+    rows, update = [], scaling.Trainer.update
+
+    def watched(trainer):
+        update(trainer)
+        rows.append(len(trainer.state.memory[0]))
+
+    monkeypatch.setattr(scaling.Trainer, "update", watched)
+    monkeypatch.setattr(scaling, "keep_freed_memory", lambda: None)
+    scaling._measure(scaling._size(8, 2, 40, bptt=4, batch_size=3), 2)
+    assert rows[1:] == [40, 40, 40] and json.loads(capsys.readouterr().out)["peak_gb"] > 0
+
+
 def test_a_floor_above_every_ratio_is_adam_without_bias_correction():
     raw = experiments.small_trainer("min-trust LAMB", 5, seed=3, lr=1e-2 / experiments._ABOVE_ALL)
     raw.optimizer.param_groups[0]["min_trust"] = experiments._ABOVE_ALL

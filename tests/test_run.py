@@ -869,7 +869,7 @@ def test_the_command_line_begins_with_trained_weights(source, capsys):
     assert main([*train, "--init-from", "shared", "--out", "a"]) == 0
     out, err = capsys.readouterr()
     assert "shalab: the model is that of shared: d_model 11 instead of 32" in err
-    assert f"begun with the weights of shared, SHA-256 {weights_sha256(load_model('shared'))}" in out
+    assert f"starting from the weights of shared, SHA-256 {weights_sha256(load_model('shared'))}" in out
     assert json.loads(Path("a/config.json").read_text(encoding="utf-8"))["train"]["lr"] == 1e-2, "the preset's recipe"
     assert main([*train, "--init-from", "shared", "--out", "b", "--d-model", "12", "--max-context", "23"]) == 2
     error = capsys.readouterr().err

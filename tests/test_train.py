@@ -308,7 +308,7 @@ def test_an_exported_run_is_small_and_scores_the_same(path, preset, precision, t
     assert evaluate(load_model(tmp_path / "b"), run.corpus.data, begin, end, precision) == pytest.approx(bpc, abs=1e-3)
     with pytest.raises(InputError, match="weights to use, not a run to resume"):
         Run.resume(tmp_path / "b", precision)
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         export(tmp_path / "a", tmp_path / "b")
 
 
@@ -433,9 +433,9 @@ def test_bad_checkpoints(tmp_path, fault):
         torch.save({"format": "shalab checkpoint", "version": 3}, path)
     message = {
         "missing": "no checkpoint at",
-        "cut": "is damaged, cut short or no checkpoint",
+        "cut": "is damaged, cut short, or not a checkpoint",
         "foreign": "is not a checkpoint of shalab",
-        "text": "is damaged, cut short or no checkpoint",
+        "text": "is damaged, cut short, or not a checkpoint",
         "newer": "has format version 3, this shalab reads up to 2",
     }[fault]
     with pytest.raises(InputError, match=message):

@@ -22,11 +22,11 @@ def _wide(generator):
     mistakes={
         "neighbours summed": (
             lambda x, d_model: x.unflatten(-1, (d_model, -1)).sum(-1),
-            "A chunk is D numbers that stand side by side. Number i of the result is i + (D + i) + (2 D + i) + ...",
+            "A chunk is D neighbours. Number i of the result adds the numbers in places i, D + i, 2 D + i, ...",
         ),
         "sums of chunks": (
             lambda x, d_model: x.unflatten(-1, (-1, d_model)).sum(-1),
-            "That is one number per chunk. Sum over the chunks, not inside them: D numbers remain.",
+            "That is one number per chunk. Add chunk to chunk, not the numbers inside a chunk: D numbers remain.",
         ),
         "mean": (
             lambda x, d_model: x.unflatten(-1, (-1, d_model)).mean(-2),
@@ -160,7 +160,7 @@ def _imitation(w1, b1, w2, of_weight=True, of_bias=True, by_output=False):
     mistakes={
         "no second matrix": (
             lambda w1, b1, w2: _imitation(w1, b1, w2, of_weight=False, of_bias=False),
-            "The copies are there. Each still has to be multiplied by its number of w2: draw it into the ReLU.",
+            "The copies are right. Each still has to be multiplied by its number in w2, inside the ReLU.",
         ),
         "bias not multiplied": (
             lambda w1, b1, w2: _imitation(w1, b1, w2, of_bias=False),

@@ -43,7 +43,7 @@ def _in_nats(loss_nats, n_bytes):
             lambda loss_nats, n_bytes: sum(loss_nats) / len(loss_nats) / math.log(2),
             "A window of 5 bytes would count as much as one of 1,024. Add up nats, add up bytes, divide once.",
         ),
-        "nats for bits": (_in_nats, "That is in nats. A bit is ln 2 nats."),
+        "nats for bits": (_in_nats, "That is in nats. A bit is ln 2 nats: divide by math.log(2)."),
         "sum of means": (
             lambda loss_nats, n_bytes: sum(loss_nats) / sum(n_bytes) / math.log(2),
             "The losses are means: each has to be multiplied by its window's bytes before they are added.",
@@ -183,7 +183,10 @@ def train(folder: str) -> None:
 @exercise(
     mistakes={
         "another run": (ANOTHER, "It was not begun as Run.launch(folder, **check.SMALL): the weights could not agree."),
-        "not at its end yet": (UNFINISHED, "Let it go on: run.proceed(), or shalab train --resume, and wait for it."),
+        "not at its end yet": (
+            UNFINISHED,
+            "It has not finished: continue it with run.proceed() or shalab train --resume, and wait for its end.",
+        ),
         "stopped, not killed": (
             ASKED,
             "Its process was asked to stop, and saved everything before it went. Begin in a new folder, and kill it.",
@@ -280,13 +283,16 @@ def _upside_down(n_bytes, bpc, at):
 @exercise(
     _thirds,
     mistakes={
-        "nothing more is learned": (_last_value, "The last update is one noisy number, and the curve goes on falling."),
-        "the last mean": (_last_mean, "The curve goes on falling after it. How fast, compared with before?"),
+        "nothing more is learned": (
+            _last_value,
+            "The last update is one noisy number, and the curve keeps falling after it.",
+        ),
+        "the last mean": (_last_mean, "The curve keeps falling after that. How fast, compared with before?"),
         "a straight line": (
             _line,
-            "It falls ever more slowly: along a line in log(bytes) and log(bits), not in these.",
+            "The curve falls more and more slowly. It is closer to a straight line in log(bytes) and log(bits).",
         ),
-        "still a logarithm": (_upside_down, "The line was fitted to logarithms of bits. Take the exponential."),
+        "still a logarithm": (_upside_down, "Your line gives the logarithm of the bits. Take the exponential."),
     },
     fault=_too_far,
 )
@@ -335,7 +341,7 @@ def _bar(ddof: int, root: bool, student: bool) -> Callable:
         "1.96": (_bar(1, True, False), "1.96 holds for many runs. With two, the spread itself is hardly known: use t."),
         "n for n - 1": (
             _bar(0, True, True),
-            "The mean was made from the same scores, so squares are divided by n - 1: statistics.stdev does it.",
+            "The mean comes from the same scores, so divide the squares by n - 1: statistics.stdev does that.",
         ),
         "one run's spread": (
             _bar(1, False, True),

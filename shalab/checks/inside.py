@@ -32,7 +32,7 @@ def _matches(generator):
     mistakes={
         "the future counts as a choice": (
             lambda weights, match: _lift(weights, match, lambda *shape: torch.ones(shape, dtype=torch.bool)),
-            "A head that took the plain average would spread over the places it can see: leave the masked ones out.",
+            "The plain average spreads over the places that the query can see: leave the later ones out.",
         ),
         "the mean weight": (
             lambda weights, match: weights[match].mean(),
@@ -40,7 +40,7 @@ def _matches(generator):
         ),
         "upside down": (
             lambda weights, match: 1 / _lift(weights, match),
-            "Above 1 should mean that the head prefers these places: its share stands above the plain average's.",
+            "Above 1 should mean that the head prefers these places: divide its share by the plain average's.",
         ),
     },
 )
@@ -65,7 +65,7 @@ def _mean_age(weights, n_memory=None, first=0):
         ),
         "the memory is forgotten": (
             lambda weights: _mean_age(weights, n_memory=0),
-            "Query t stands in column M + t, with M = K - T: the memory lies before the window.",
+            "Query t is in column M + t, with M = K - T: the memory comes before the window.",
         ),
         "counted from 1": (lambda weights: _mean_age(weights, first=1), "The query's own byte has age 0."),
     },
@@ -80,7 +80,7 @@ def mean_age(weights: Tensor) -> Tensor:
     mistakes={
         "no sigmoid": (
             lambda query_gate, key_gate: query_gate * key_gate / math.sqrt(len(key_gate)),
-            "What multiplies is sigmoid(q_s) and sigmoid(k_s); the parameters are what goes into the sigmoid.",
+            "A gate is the sigmoid of its parameter: multiply sigmoid(q_s) by sigmoid(k_s).",
         ),
         "one sigmoid of the product": (
             lambda query_gate, key_gate: torch.sigmoid(query_gate * key_gate) / math.sqrt(len(key_gate)),
@@ -94,7 +94,7 @@ def mean_age(weights: Tensor) -> Tensor:
         ),
         "not scaled": (
             lambda query_gate, key_gate: torch.sigmoid(query_gate) * torch.sigmoid(key_gate),
-            "The square root of D is part of what multiplies.",
+            "The scale is missing: the score is also divided by the square root of D.",
         ),
     },
 )
@@ -148,7 +148,7 @@ def _still_open(results: list) -> str | None:
     mistakes={
         "only the vector": (
             lambda vector, weight, bias: (0 * vector, weight, bias),
-            "sigmoid(0) is a half, so that W and b still make a gate of it. Look at what tanh and sigmoid end with.",
+            "sigmoid(0) is a half, and W and b still make a gate of it. For which c is tanh(c) zero?",
         ),
         "the forget half": (
             lambda vector, weight, bias: _without_rows(vector, weight, bias, _second_half(vector)),

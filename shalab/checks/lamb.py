@@ -14,6 +14,7 @@ def _random(generator: torch.Generator, *shape: int) -> Tensor:
 
 @exercise(
     mistakes={
+        "rounded": (3.16, "Right, but rounded. Write the expression, so that Python computes all its digits."),
         "no root": (100.0, "The update divides by the square root of v, and v starts at 0.001 g²."),
         "the corrected step": (1.0, "That is Adam's first step: the correction makes m = g and v = g²."),
         "only m": (0.1, "m is 0.1 g, but v is too small as well: 0.001 g² instead of g²."),
@@ -46,15 +47,18 @@ def _tensors(generator):
 @exercise(
     _tensors,
     mistakes={
-        "upside down": (_ratio_with(upside_down=True), "A small tensor takes small steps: |w| stands above |u|."),
+        "upside down": (
+            _ratio_with(upside_down=True),
+            "A small tensor takes small steps: divide |w| by |u|, not |u| by |w|.",
+        ),
         "norm not limited": (_ratio_with(limit=math.inf), "|w| counts as at most 10: torch.clamp(..., max=10)."),
         "nothing for zeros": (
             _ratio_with(at_zero=None),
-            "Where |w| or |u| is 0 the ratio says nothing, and is 1 by definition.",
+            "Where |w| or |u| is 0 the quotient says nothing: there the ratio is 1.",
         ),
         "zero for zeros": (
             _ratio_with(at_zero=0.0),
-            "A tensor that starts at zero would stay there for ever. Where either norm is 0, the ratio is 1.",
+            "A tensor that starts at zero would stay zero forever. Where either norm is 0, the ratio is 1.",
         ),
     },
 )
@@ -127,7 +131,7 @@ def _moving(generator):
         "bias correction": (_with(correct=True), "Adam divides by 1 - b1^t and 1 - b2^t; this optimizer does not."),
         "no weight decay": (
             _with(decay_in_update=False),
-            "weight_decay * w is part of u, before the norm of u is taken.",
+            "Add weight_decay * w to u, before you take the norm of u.",
         ),
         "no root": (_with(root=False), "u divides m by sqrt(v) + eps."),
     },

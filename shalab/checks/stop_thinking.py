@@ -74,7 +74,7 @@ def _by_seed(generator: torch.Generator):
         ),
         "1.96 for t": (
             lambda ours, theirs, t: _paired(ours, theirs, t, t_of=lambda t: 1.96),
-            "1.96 holds for very many seeds. A spread that is itself a guess from few needs the t that is given.",
+            "1.96 is for very many seeds. With few, the spread itself is uncertain: use the t that is given.",
         ),
     },
 )
@@ -101,16 +101,16 @@ def _gaps(generator: torch.Generator):
     mistakes={
         "a line through the minutes": (
             _line,
-            "Learning slows down: a doubling brings about as much as the doubling before. Take the line through the "
+            "Learning slows down: each doubling brings about as much as the one before. Draw the line through the "
             "logarithm of the minutes, of `at` too.",
         ),
         "the logarithm forgotten at the end": (
             lambda minutes, gaps, at: _line(minutes.log2(), gaps, at),
-            "The line is one of logarithms: `at` needs its logarithm as well.",
+            "The line is through logarithms: take the logarithm of `at`, too.",
         ),
         "the last gap": (
             lambda minutes, gaps, at: gaps[-1],
-            "That says nothing changes any more. Let the line through all points decide.",
+            "That would mean that nothing changes any more. Draw the line through all points.",
         ),
         "the last two points": (
             lambda minutes, gaps, at: _line(minutes[-2:].log2(), gaps[-2:], math.log2(at)),

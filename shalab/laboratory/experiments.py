@@ -10,6 +10,7 @@ Delete it when the experiment has changed.
 import argparse
 import json
 import platform
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -35,8 +36,13 @@ from shalab.train import EvalEvent, TrainConfig, Trainer
 Part = Callable[[str, Callable[[], Any]], Any]  # a part's name and what computes it -> its result
 
 
-def _compute(name: str, compute: Callable[[], Any]) -> Any:
-    return compute()
+def told(name: str, compute: Callable[[], Any]) -> Any:
+    """Keeps nothing, but says which part is computed, and how long it took."""
+    began = time.monotonic()
+    print(f"{name} ...", end=" ", flush=True)
+    result = compute()
+    print(f"{time.monotonic() - began:.0f} s", flush=True)
+    return result
 
 
 def kept(path: Path) -> Part:
@@ -107,7 +113,7 @@ def lamb(
     warmups: tuple[int, ...] = (0, 15, 75),
     init_scales: tuple[float, ...] = (0.1, 1.0),
     steps: int = 150,
-    part: Part = _compute,
+    part: Part = told,
 ) -> dict:
     """How far each optimizer comes in so many updates, for every learning rate, warm-up and initialisation.
 
@@ -132,7 +138,7 @@ def lamb(
 
 
 def lamb_control(
-    steps: int = 150, seeds: tuple[int, ...] = (0, 1, 2), long_steps: int = 600, part: Part = _compute
+    steps: int = 150, seeds: tuple[int, ...] = (0, 1, 2), long_steps: int = 600, part: Part = told
 ) -> dict:
     """What the grid of `lamb` leaves open, in its bits per byte.
 
@@ -193,7 +199,7 @@ def lamb_control(
             "long_steps": long_steps, "longer": longer}  # fmt: skip
 
 
-def lamb_laptop(n_bytes: int = 1_200_000, seeds: tuple[int, ...] = (0, 1, 2), part: Part = _compute) -> dict:
+def lamb_laptop(n_bytes: int = 1_200_000, seeds: tuple[int, ...] = (0, 1, 2), part: Part = told) -> dict:
     """The laptop preset by its own optimizer, and by Adam without bias correction at a quarter of the rate.
 
     scores[optimizer]: valid and test per seed
@@ -223,7 +229,7 @@ def _tail(losses: list[float], steps: int) -> float | None:
     return round(sum(tail) / len(tail), 3) if len(losses) == steps else None
 
 
-def trust(steps: int = 600, recorded: int = 10, part: Part = _compute) -> dict:
+def trust(steps: int = 600, recorded: int = 10, part: Part = told) -> dict:
     """A longer run of min-trust LAMB at the paper's initialisation: its trust events as lines of metrics.jsonl."""
 
     def run() -> list[dict]:
@@ -254,7 +260,7 @@ def _trainer(model: SHARNN, steps: int, seed: int) -> Trainer:
     return Trainer(model, open_corpus(), recipe, Precision.pick("cpu", "float32"), steps, seed)
 
 
-def boom(d_model: int = 96, steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2), part: Part = _compute) -> dict:
+def boom(d_model: int = 96, steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2), part: Part = told) -> dict:
     """The same small model with Boom, with a feed-forward layer as wide, and with one of as many parameters.
 
     A row per layer: d_inner, n_parameters of the model, valid_bpc per seed.
@@ -283,7 +289,7 @@ def boom(d_model: int = 96, steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2)
     return {"d_model": d_model, "n_bytes": rows[0].pop("n_bytes"), "seeds": seeds, "rows": rows}
 
 
-def value_gate(steps: int = 600, every: int = 5, seeds: tuple[int, ...] = (0, 1, 2), part: Part = _compute) -> dict:
+def value_gate(steps: int = 600, every: int = 5, seeds: tuple[int, ...] = (0, 1, 2), part: Part = told) -> dict:
     """The same small model with its value vector trained through the matrix and trained bare, from equal values.
 
     steps   at which the path is recorded
@@ -319,7 +325,7 @@ def backoff(
     n_bytes: int = 1_200_000,
     seeds: tuple[int, ...] = (0, 1, 2),
     lrs: tuple[float, ...] = (2.5e-3, 5e-3, 1e-2, 2e-2),
-    part: Part = _compute,
+    part: Part = told,
 ) -> dict:
     """The laptop preset with a head and without, with the copier's start and without it ("the paper's"), each at every
     rate, on a GPU if there is one.
@@ -368,7 +374,7 @@ def _scores(trainer: Trainer) -> dict[str, float]:
 
 
 def induction(
-    n_bytes: int = 1_200_000, seeds: tuple[int, ...] = (0, 1), evaluations: int = 8, part: Part = _compute
+    n_bytes: int = 1_200_000, seeds: tuple[int, ...] = (0, 1), evaluations: int = 8, part: Part = told
 ) -> dict:
     """The laptop preset as it is, with a head that starts as a copier, and without the copier. Its rate was found at
     these settings, the other's with dropout 0.1 and windows of 128.
@@ -393,7 +399,7 @@ def induction(
 
 
 def cuts(
-    steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2), window: int = 64, n_read: int = 49_152, part: Part = _compute
+    steps: int = 600, seeds: tuple[int, ...] = (0, 1, 2), window: int = 64, n_read: int = 49_152, part: Part = told
 ) -> dict:
     """A small model without attention, trained twice: its LSTMs' state is carried from window to window, or every
     window starts from zeros. Each is then read both ways on the first `n_read` bytes of the valid split.

@@ -27,7 +27,7 @@ from shalab.corpus import load_corpus
 from shalab.device import Precision
 from shalab.evaluate import evaluate
 from shalab.fast.process import keep_freed_memory
-from shalab.laboratory.experiments import READING, Part, finish, kept
+from shalab.laboratory.experiments import READING, Part, finish, kept, told
 from shalab.laboratory.gpt import GPT_RECIPE, GPTTrainer
 from shalab.laboratory.heads import study
 from shalab.laboratory.search import open_corpus, updates
@@ -142,7 +142,7 @@ def head_that_learns(lr: float, n_bytes: int) -> list[dict]:
 def race(
     n_bytes: int = 1_200_000,
     seeds: tuple[int, ...] = (0, 1, 2),
-    part: Part | None = None,
+    part: Part = told,
 ) -> dict:
     """All that the file holds.
 
@@ -152,8 +152,9 @@ def race(
                      "time". Those of the two with a head count in both, as they read equally fast; the GPT's too,
                      which gives it more time than the others where its share is below 1
     head             what `head_that_learns` found
+
+    And on what it was computed: threads, dtype, versions, processor.
     """
-    part = part or (lambda name, compute: compute())
     recorded = stored_result("backoff")["runs"]
     rates = best_rates(recorded)
     speed = part("speeds", partial(speeds, rates))
@@ -179,7 +180,8 @@ def race(
                for name, model in MODELS.items()} | {GPT: asdict(GPT_RECIPE)}  # fmt: skip
     return {
         "n_bytes": n_bytes, "seeds": seeds, "recipes": recipes, "speed": speed, "share": share, "runs": runs,
-        "head": head,
+        "head": head, "threads": torch.get_num_threads(), "dtype": str(Precision.pick("cpu").dtype),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__}, "processor": processor(),
     }  # fmt: skip
 
 
@@ -194,12 +196,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"nothing can be written to {options.out.parent} ({error}); name a file in another folder")
     torch.set_num_threads(1)
     keep_freed_memory()
-    made = {
-        "command": "python -m shalab.laboratory.race FILE", "threads": 1, "dtype": str(Precision.pick("cpu").dtype),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "processor": processor(),
-    }  # fmt: skip
-    options.out.write_text(json.dumps({**race(part=part), **made}, indent=1) + "\n", encoding="utf-8")
+    found = {"command": "python -m shalab.laboratory.race FILE", **race(part=part)}
+    options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     parts.unlink()
 
 

@@ -79,6 +79,7 @@ def measure(size: Size, updates: int = 5) -> dict:
 def _measure(size: Size, updates: int) -> None:
     keep_freed_memory()
     trainer = Trainer(SHARNN(size.model), open_corpus(), size.train, Precision.pick("cpu", "float32"), 10**6)
+    trainer.update()  # the first window begins an epoch, without memory
     trainer.state = full_state(trainer.model, size.batch_size, size.model.max_context)
     trainer.update()
     seconds = []

@@ -112,6 +112,7 @@ class BoomExplorer(Widget):
         before.set_title(f"after the matrix: {rows.size} numbers in {len(rows)} chunks", fontsize=10)
         after.set_title("folded; black: the sum", fontsize=10)
         after.set_xticks([])
+        before.set_ylabel("toy numbers")
         for axes in (before, after):
             axes.spines[["top", "right"]].set_visible(False)
             axes.axhline(0, color="black", linewidth=0.6)
