@@ -2,8 +2,8 @@
 
 Text repeats itself: what follows often followed the same bytes before. A head that finds such a place and reads what
 came next is an induction head (Olsson et al. 2022, arXiv 2209.11895). Its query says "these bytes were read last" and
-must meet a row of the memory that says "before my byte, these were read". Here a row is key and value at once and no
-matrix stands before it: what it says, the LSTM must have put there. So training starts from it. In the short
+must meet a row of the memory that says "before my byte, these were read". Here a row is key and value at once and
+passes through no matrix: what it says, the LSTM must have put there. So training starts from it. In the short
 runs here training did not reach the score of this start; whether it finds copying later was not measured.
 
 A quarter of the D units each; the last quarter stays as drawn:
@@ -12,7 +12,7 @@ A quarter of the D units each; the last quarter stays as drawn:
     byte     the byte's own embedding, handed on by every LSTM; the value
     before   what context was one byte ago; the key
 
-The query asks `before` for what `context` is now. Behind the head the byte units hold nothing but what it has read, and
+The query asks `before` for what `context` is now. After the head the byte units hold nothing but what it has read, and
 the decoder, whose weights are the embedding, turns that into the byte that came next.
 """
 

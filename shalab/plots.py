@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from PIL import Image
 
 from shalab.files import replacing
 
@@ -157,10 +158,11 @@ def smooth(values: list[float | None], keep: float = 0.95) -> list[float | None]
 
 
 def png(figure: Figure) -> bytes:
-    """The picture's bytes, without the metadata that would differ from one machine to the next."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120, metadata={"Software": None})
-    return buffer.getvalue()
+    """The picture's bytes in 256 colours, a third of the size; without metadata that would differ between machines."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, dpi=120)
+    Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE).save(small, "png", optimize=True)
+    return small.getvalue()
 
 
 @dataclass(frozen=True)

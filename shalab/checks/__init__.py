@@ -5,8 +5,8 @@ A notebook takes its own module, which is called like the notebook without its n
     from shalab.checks import lstm as check
     check.cell(cell)
 
-The answer is a function, or a value where nothing is to be called. The verdict is what the line evaluates to, so the
-line stands last in its cell.
+The answer is a function, or a value where nothing is to be called. The verdict is what the line evaluates to, so it
+is the last line of its cell.
 
 An exercise is declared once, as its reference under `exercise`:
 

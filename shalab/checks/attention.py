@@ -44,7 +44,7 @@ def _queries(generator):
         ),
         "the own byte is hidden": (
             _weights_with(mask=lambda bptt, n_keys: _everything(bptt, n_keys).tril(n_keys - bptt - 1)),
-            "Query t has already read byte t and may look at it: only later ones are the future.",
+            "Query t has already read byte t and may look at it: only later bytes are hidden.",
         ),
         "not scaled": (_weights_with(scale=lambda d_model: 1), "Divide the scores by the square root of D."),
         "divided by D": (_weights_with(scale=lambda d_model: d_model), "By its square root, not by D itself."),
@@ -94,9 +94,9 @@ def _windows(generator):
         ),
         "cut only afterwards": (
             _cut_afterwards,
-            "Memory and window together may be max_context rows: cut the memory before the window joins it.",
+            "Memory and window together may have at most max_context rows: cut the memory before the window is added.",
         ),
-        "the oldest stay": (_oldest, "The rows that are nearest to the window stay, the oldest go."),
+        "the oldest stay": (_oldest, "Keep the rows that are nearest to the window and drop the oldest."),
     },
 )
 def remember(memory: Tensor, window: Tensor, max_context: int) -> tuple[Tensor, Tensor]:
@@ -161,11 +161,11 @@ def _is_late(results: list) -> str | None:
     mistakes={
         "the forget gate is open": (
             _delay_with(forget=OPEN),
-            "Then c adds up all that its source has ever said. To hold the last value only, c must drop the old one.",
+            "Then c adds up all that its source has said so far. To hold the last value only, c must drop the old one.",
         ),
         "from the input": (
             _delay_with(from_input=True),
-            "w_x brings what is read at this byte. What a unit said one byte ago comes in through w_h.",
+            "w_x brings in the byte that is read now. What a unit said one byte ago comes in through w_h.",
         ),
         "into the output gate": (
             _delay_with(row=3),
@@ -173,7 +173,7 @@ def _is_late(results: list) -> str | None:
         ),
         "the old weights are still there": (
             _delay_with(fresh=False),
-            "The other weights go on mixing in all other units and the input: set them to 0 first.",
+            "The other weights still mix in all other units and the input: set them to 0 first.",
         ),
     },
 )
@@ -224,15 +224,15 @@ def _matrices(generator):
     mistakes={
         "the transposed matrix": (
             lambda w_query, w_key: w_query.T @ w_key,
-            "nn.Linear computes x W^T. Write (h W_q^T)(c W_k^T)^T, gather what stands before c^T, and transpose it.",
+            "The score is (h W_q^T)(c W_k^T)^T. Write it as h times something times c^T: that something is W^T, not W.",
         ),
         "no transposition": (
             lambda w_query, w_key: w_key @ w_query,
-            "The score is h W_q^T W_k c^T: the key's matrix stands there without a transposition, so W comes with one.",
+            "The score is h W_q^T W_k c^T, so W^T is W_q^T W_k. To transpose a product, transpose both and swap them.",
         ),
         "the other order": (
             lambda w_query, w_key: w_query @ w_key,
-            "h meets W_q first. What is applied last stands leftmost in W.",
+            "W_q is applied to h first, so it is the last factor of W, on the right.",
         ),
     },
 )
@@ -246,7 +246,7 @@ def absorb(w_query: Tensor, w_key: Tensor) -> Tensor:
     mistakes={
         "keys and values through matrices": (
             lambda bptt, n_keys, d_model: 2 * bptt * d_model**2 + 4 * n_keys * d_model**2 + 4 * bptt * n_keys * d_model,
-            "That is a head that computes keys and values anew. Here the context itself is key and value.",
+            "That head computes keys and values with two matrices. Here the rows of the context serve as both.",
         ),
         "multiply-adds": (
             lambda bptt, n_keys, d_model: bptt * d_model**2 + 2 * bptt * n_keys * d_model,
@@ -254,7 +254,7 @@ def absorb(w_query: Tensor, w_key: Tensor) -> Tensor:
         ),
         "only the scores": (
             lambda bptt, n_keys, d_model: 2 * bptt * d_model**2 + 2 * bptt * n_keys * d_model,
-            "The weights are then multiplied with the context once more.",
+            "One product is missing: the weights (T, K) are then multiplied with the context (K, D).",
         ),
     },
 )

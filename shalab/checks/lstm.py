@@ -37,14 +37,17 @@ def _cells(generator):
         "gates in another order": (_with(order="ifog"), "PyTorch stacks the gates as i, f, g, o: g is the third."),
         "input and forget gate swapped": (
             _with(order="figo"),
-            "f decides what stays of the old c, i what comes in; in the stacked rows i is the first.",
+            "f decides how much of the old c stays, i how much comes in. In the rows i comes first, then f.",
         ),
         "sigmoid on the candidate": (
             _with(candidate=torch.sigmoid),
-            "g is no gate. It goes through tanh, so that it can lower c as well as raise it.",
+            "g is not a gate. It goes through tanh, so that it can lower c as well as raise it.",
         ),
-        "no tanh on the way out": (_with(squash=lambda c: c), "h = o * tanh(c): c itself may grow, h may not."),
-        "h from the old c": (_with(fresh=False), "h reads the new c, after the gates have changed it."),
+        "no tanh on the way out": (
+            _with(squash=lambda c: c),
+            "h is o times tanh(c), not o times c: c may grow large, h stays between -1 and 1.",
+        ),
+        "h from the old c": (_with(fresh=False), "h is computed from the new c, after the gates have changed it."),
     },
 )
 def cell(x, h, c, w_ih, w_hh, b_ih, b_hh) -> tuple[Tensor, Tensor]:
@@ -67,7 +70,7 @@ def _vectors(generator):
     mistakes={
         "wrong axis": (
             lambda x, gain, bias: _normalised(x, gain, bias, dim=0),
-            "That is over time. Every vector is normalised by itself, over its D numbers: dim=-1 and keepdim=True.",
+            "That is over time. Each vector is normalised by itself, over its D numbers: dim=-1 and keepdim=True.",
         ),
         "divided by D - 1": (
             lambda x, gain, bias: _normalised(x, gain, bias, correction=1),

@@ -20,7 +20,10 @@ def _probabilities(generator):
     mistakes={
         "nats for bits": (lambda p: -np.log(p).mean(), "That is in nats. A bit is a logarithm to base 2: np.log2."),
         "minus forgotten": (lambda p: np.log2(p).mean(), "A price is never negative: -log2(p)."),
-        "sum for mean": (lambda p: -np.log2(p).sum(), "That is the whole text's price in bits. Divide by its bytes."),
+        "sum for mean": (
+            lambda p: -np.log2(p).sum(),
+            "That is the price of the whole text in bits. Divide by the number of its bytes.",
+        ),
         "log of the mean": (
             lambda p: -np.log2(p.mean()),
             "Every byte is charged by itself: first the logarithms, then their mean.",
@@ -73,7 +76,7 @@ def _letters(generator):
         ),
         "pairs the wrong way round": (
             _bigram_with(before=slice(1, None), after=slice(None, -1)),
-            "Rows stand for the byte before, columns for the byte after.",
+            "The row of the table is the byte before, the column is the byte after.",
         ),
     },
 )
@@ -105,15 +108,15 @@ def _longer(prefix, text):
     mistakes={
         "the text by itself": (
             lambda prefix, text: 8 * _size(text) / len(text),
-            "The compressor starts from nothing here. It should have seen the prefix, as a model has.",
+            "The compressor starts from nothing here. It should have read the prefix first, as our models have.",
         ),
         "the whole prefix": (
             lambda prefix, text: 8 * (_size(prefix + text) - _size(prefix)) / len(text),
-            "A long prefix fills a block of bzip2's, and the next one starts from nothing: keep prefix[-840_000:].",
+            "A long prefix fills a block of bzip2, and the next block starts from nothing: use prefix[-840_000:].",
         ),
         "the prefix charged as well": (
             lambda prefix, text: 8 * _size(prefix[-READ:] + text) / len(text),
-            "Subtract what the prefix costs by itself.",
+            "Subtract the size of the compressed prefix alone.",
         ),
         "divided by everything": (
             lambda prefix, text: 8 * _longer(prefix, text) / len(prefix[-READ:] + text),

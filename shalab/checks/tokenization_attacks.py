@@ -27,7 +27,7 @@ def _charged(generator):
         ),
         "characters for bytes": (
             lambda nats, text: metrics.bits_per_byte(nats.sum(), len(text.decode())),
-            "A character beyond ASCII takes two to four bytes. The text is bytes already: len(text), undecoded.",
+            "A character outside ASCII takes two to four bytes. `text` is bytes already: len(text), not decoded.",
         ),
         "times ln 2": (
             lambda nats, text: nats.sum() * metrics.NATS_PER_BIT / len(text),
@@ -45,11 +45,11 @@ def bits_per_byte(nats: np.ndarray, text: bytes) -> float:
     mistakes={
         "the same": (
             lambda ppl, n_tokens, n_words: ppl,
-            "The nats stay the same, but they are shared by n_words words, not by n_tokens tokens.",
+            "The sum of the nats stays the same, but it is now divided by n_words words, not by n_tokens tokens.",
         ),
         "times the number of tokens in a word": (
             lambda ppl, n_tokens, n_words: ppl * n_tokens / n_words,
-            "Nats add up, and perplexity is their exponential: probabilities are multiplied, once for each token.",
+            "Nats add up, but perplexities multiply: one factor for each token of the word.",
         ),
         "upside down": (
             lambda ppl, n_tokens, n_words: ppl ** (n_words / n_tokens),
@@ -85,7 +85,7 @@ def _spellings(generator):
     mistakes={
         "the best segmentation alone": (
             best_nats,
-            "You kept the cheapest way only. Add the probabilities of all the ways that end at a place.",
+            "You kept only the cheapest way to reach each place. Add up the probabilities of all of them.",
         ),
         "the longest piece first": (_greedy, "That is one segmentation, and a greedy one. Add up all of them."),
         "a probability": (
