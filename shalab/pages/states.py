@@ -6,7 +6,6 @@
 import base64
 import json
 from functools import singledispatch
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from shalab.widgets.boom import example, stacked
 from shalab.widgets.guessing import FEWEST
 
 OWN = {"_esm", "_css", "_anywidget_id", "_model_id"}  # of anywidget: they are kept once, or not needed
-XZ_EVERY = 10  # bytes of a passage between two sizes that are kept: each takes a second
+XZ_EVERY = 50  # bytes of a passage between two sizes that are kept: each takes a second or two
 
 
 @singledispatch
@@ -55,9 +54,7 @@ def _(widget: AttentionExplorer) -> dict[str, Any]:
 
 @facts.register
 def _(widget: GuessingGame) -> dict[str, Any]:
-    sizes = [0, *range(FEWEST, widget.n_bytes + 1, XZ_EVERY)]
-    with ThreadPool() as threads:  # xz lets other threads run
-        xz = dict(zip(map(str, sizes), threads.map(widget._xz, sizes), strict=True))
+    xz = {n: widget._xz(n) for n in (0, FEWEST, *range(XZ_EVERY, widget.n_bytes + 1, XZ_EVERY)) if n <= widget.n_bytes}
     prices = {name: bits.tolist() for name, bits in widget._prices.items()}
     return {"passage": widget.passage.decode(), "prices": prices, "xz": xz}
 
