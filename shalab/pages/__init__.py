@@ -1,0 +1,1 @@
+"""What readers see without Python: pages with the trained model in them."""
