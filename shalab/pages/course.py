@@ -25,6 +25,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from shalab import course
+from shalab.pages.weights import packed
 from shalab.plots import img_tag
 
 HERE = Path(__file__).parent
@@ -58,6 +59,7 @@ def write(folder: Path, living: bool = True) -> None:
     living  runs the notebooks that have widgets, to get what the widgets hold; that takes minutes. Otherwise a widget
             is its stored picture
     """
+    folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before anything is run
     pages = list(read(living))
     for page in pages:
         place = folder / page.address
@@ -178,17 +180,30 @@ def scripts(states: dict[str, dict]) -> dict[str, str] | None:
     sources = list(dict.fromkeys(state["esm"] for state in states.values()))
     modules = [re.sub(r"^export default ", "const widget_ = ", source, flags=re.MULTILINE) for source in sources]
     shared: list[Any] = []
-    widgets = {
-        name: {"module": sources.index(state["esm"]), **_sharing({key: state[key] for key in KEPT}, shared)}
-        for name, state in states.items()
+    data = {
+        "widgets": {
+            name: {"module": sources.index(state["esm"]), **{key: _sharing(state[key], shared) for key in KEPT}}
+            for name, state in states.items()
+        },
+        "weights": _sharing(weights(), shared) if any(state["kind"] in READERS for state in states.values()) else None,
+        "shared": shared,
     }
     return {
-        "modules": ",\n".join(f'() => {{ "use strict";\n{source}\nreturn widget_; }}' for source in modules),
-        "data": in_a_page(json.dumps({"widgets": widgets, "shared": shared}, separators=(",", ":"))),
+        # A widget's default may be a function that makes the widget, as in anywidget.
+        "modules": ",\n".join(
+            f'async () => {{ "use strict";\n{source}\nreturn typeof widget_ === "function" ? widget_() : widget_; }}'
+            for source in modules
+        ),
+        "data": in_a_page(json.dumps(data, separators=(",", ":"))),
     }
 
 
-KEPT = ("class", "css", "traits", "facts")
+KEPT = ("kind", "css", "traits", "facts")
+READERS = ("AttentionExplorer",)  # widgets for which the page has the trained model
+
+
+def weights() -> dict[str, str]:
+    return {"base64": base64.b64encode(packed(course.trained_model())).decode()}
 
 
 def _sharing(value: Any, shared: list) -> Any:
@@ -231,8 +246,9 @@ def _sections(page: Page) -> Iterator[tuple[str, str, str]]:
 def template(name: str, **values: Any) -> str:
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     font = base64.b64encode((HERE / "stix-two-math.woff2").read_bytes()).decode()
-    files = {name.partition(".")[0]: (HERE / name).read_text(encoding="utf-8") for name in FILES}
+    paths = [*(HERE / name for name in FILES), HERE.parent / "widgets" / "network.js"]
+    files = {path.stem: path.read_text(encoding="utf-8") for path in paths}
     return environment.get_template(name).render(font=font, files=files, **values)
 
 
-FILES = ("pages.css", "theme.js", "answers.js", "shim.js", "search.js")
+FILES = ("pages.css", "theme.js", "answers.js", "shim.js", "reading.js", "search.js")

@@ -73,22 +73,29 @@ class Model {
 
 /** Draws all views of the page, one after the other, so that it can be read meanwhile. */
 async function drawAll() {
-  const { widgets, shared } = JSON.parse(document.getElementById("widgets").textContent);
-  const models = new Map(), styles = new Set();
+  const { widgets, shared, weights } = JSON.parse(document.getElementById("widgets").textContent);
+  const there = new Map(); // model id -> {model, source}
+  let loaded = null;
+  const network = () => (loaded ??= loadNetwork(new Uint8Array(decoded(weights, shared).buffer)));
+
+  async function begin(name) {
+    const { css, traits, facts, module, kind } = decoded(widgets[name], shared);
+    const source = await MODULES[module](), model = new Model(kind, traits, facts);
+    if (![...document.querySelectorAll("style")].some((style) => style.textContent === css)) {
+      document.head.append(Object.assign(document.createElement("style"), { textContent: css }));
+    }
+    await source.initialize?.({ model });
+    return { model, source };
+  }
+
   for (const place of document.querySelectorAll("[data-model]")) {
     await new Promise((done) => setTimeout(done));
-    const name = place.dataset.model, stored = widgets[name], widget = MODULES[stored.module]();
-    if (!models.has(name)) {
-      const model = new Model(stored.class, decoded(stored.traits, shared), decoded(stored.facts, shared));
-      const source = typeof widget === "function" ? await widget() : widget;
-      if (!styles.has(stored.css)) document.head.append(Object.assign(document.createElement("style"), { textContent: decoded(stored.css, shared) }));
-      styles.add(stored.css);
-      await source.initialize?.({ model });
-      models.set(name, { model, source });
-    }
-    const { model, source } = models.get(name), el = document.createElement("div");
+    const name = place.dataset.model;
+    if (!there.has(name)) there.set(name, await begin(name));
+    const { model, source } = there.get(name), el = document.createElement("div");
     place.replaceChildren(el);
     await source.render({ model, el });
+    if (weights && widgets[name].kind === "AttentionExplorer") place.append(ownText(network, source));
   }
-  document.body.dataset.drawn = models.size;
+  document.body.dataset.drawn = there.size;
 }

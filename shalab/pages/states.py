@@ -59,17 +59,23 @@ def _(widget: GuessingGame) -> dict[str, Any]:
     return {"passage": widget.passage.decode(), "prices": prices, "xz": xz}
 
 
+def state(widget: Widget) -> dict[str, Any]:
+    """Its kind, script, style, traits and facts; raw bytes are bytes still."""
+    known = set(widget.keys) - set(Widget.class_trait_names()) - OWN
+    return {
+        "kind": type(widget).__name__, "esm": widget._esm, "css": widget._css, "traits": widget.get_state(known),
+        "facts": facts(widget),
+    }  # fmt: skip
+
+
 def store(path: Path) -> None:
-    """Writes the class, traits and facts of all widgets of this kernel, by model id, as JSON."""
-    found = {}
-    for name, widget in _instances.items():
-        if isinstance(widget, Widget):
-            known = set(widget.keys) - set(Widget.class_trait_names()) - OWN
-            found[name] = {
-                "class": type(widget).__name__, "esm": widget._esm, "css": widget._css,
-                "traits": widget.get_state(known), "facts": facts(widget),
-            }  # fmt: skip
-    path.write_text(json.dumps(found, default=_encoded), encoding="utf-8")
+    """Writes the states of all widgets of this kernel, by model id, as JSON."""
+    found = {name: state(widget) for name, widget in _instances.items() if isinstance(widget, Widget)}
+    path.write_text(as_json(found), encoding="utf-8")
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, default=_encoded, allow_nan=False)
 
 
 def _encoded(value: Any) -> Any:
