@@ -3,12 +3,19 @@
 
 const counted = (n) => n.toLocaleString("en");
 
+/** Python's format(value, ".{digits}f"): of two neighbours that are equally near it takes the even one. */
+function fixed(value, digits) {
+  const text = value.toFixed(digits), last = Number(text.at(-1));
+  const isTie = (value * 2 ** (digits + 1)) % 1 === 0 && (Math.abs(value) * 10 ** digits) % 1 === 0.5;
+  return isTie && last % 2 ? text.slice(0, -1) + (last - 1) : text;
+}
+
 /** Python's format(value, ".{digits}g"). */
 function general(value, digits) {
   if (value === 0) return Object.is(value, -0) ? "-0" : "0";
   const [head, power] = value.toExponential(digits - 1).split("e"), exponent = Number(power);
   const trimmed = (text) => (text.includes(".") ? text.replace(/\.?0+$/, "") : text);
-  if (exponent >= -4 && exponent < digits) return trimmed(value.toFixed(Math.max(0, digits - 1 - exponent)));
+  if (exponent >= -4 && exponent < digits) return trimmed(fixed(value, Math.max(0, digits - 1 - exponent)));
   return `${trimmed(head)}e${exponent < 0 ? "-" : "+"}${String(Math.abs(exponent)).padStart(2, "0")}`;
 }
 
@@ -115,10 +122,10 @@ const ANSWERS = {
       const n = guesses.length, known = `${counted(n)} of ${counted(passage.length)} bytes known`;
       if (n < FEWEST) return `${known}; a score from ${FEWEST} on.`;
       const [lower, upper] = shannonBounds(guesses);
-      const told = `${known}: your bits per byte lie between ${lower.toFixed(2)} and ${upper.toFixed(2)}.`;
+      const told = `${known}: your bits per byte lie between ${fixed(lower, 2)} and ${fixed(upper, 2)}.`;
       if (n >= FEW) return told;
       const bias = (new Set(guesses).size - 1) / (2 * n * Math.LN2);
-      return `${told} Of so few bytes the upper bound comes out too low, on average by about ${bias.toFixed(2)}.`;
+      return `${told} Of so few bytes the upper bound comes out too low, on average by about ${fixed(bias, 2)}.`;
     }
 
     function known(number, told) {
