@@ -22,6 +22,7 @@ from shalab.widgets import (
     Prediction,
     TokenExplorer,
 )
+from shalab.widgets.surprise import byte_bits
 
 CELLS = {
     "AttentionExplorer": """
@@ -305,3 +306,30 @@ def test_keys_alone_play_the_game(opened):
         dashboard = page.get_by_role("group", name="training dashboard")
         assert dashboard.get_by_role("button", name="continue").is_disabled()
         assert "need Python" in dashboard.inner_text()
+
+
+def test_a_text_of_ones_own_is_a_passage_to_guess(opened):
+    before, passage = ("the cat sat on the mat.\n" * 9)[:100], "xy the cat sat on the mat."
+    with opened() as page:
+        place = page.locator("[data-model]", has=page.get_by_text("Play with a text of your own"))
+        place.get_by_text("Play with a text of your own").press("Enter")
+        own = place.locator("details.own")
+        own.get_by_role("button", name="play").click()
+        own.get_by_text("Type something first.").wait_for()
+        text = own.get_by_role("textbox", name="Somebody else types")
+        text.fill("naïve")
+        own.get_by_role("button", name="play").click()
+        own.get_by_text("The passage must be of signs").wait_for()
+        text.fill(passage)
+        own.get_by_role("button", name="play").click()
+        field = own.get_by_role("textbox", name="your guess")
+        field.wait_for()
+        assert text.input_value() == ""
+        field.press_sequentially(passage[:25])
+        own.get_by_text("25 of 26 bytes known").wait_for()
+        own.get_by_role("button", name="compare").click()
+        row = own.get_by_role("row", name="network").inner_text().split("\t")
+        data = (before + passage).encode()
+        bits = byte_bits(course.trained_model(), data[:-1], len(before))
+        assert float(row[1]) == pytest.approx(bits.mean(), abs=0.02)
+        assert own.get_by_role("row", name="xz").count() == 0

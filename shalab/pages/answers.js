@@ -151,7 +151,7 @@ const ANSWERS = {
       const scores = { "you, upper bound": upper, "you, lower bound": lower };
       for (const [name, bits] of Object.entries(prices)) scores[name] = bits.slice(0, n).reduce((a, b) => a + b) / n;
       const sized = Math.max(...Object.keys(xz).map(Number).filter((m) => m <= n)); // each size takes Python a second
-      if (sized) scores[sized === n ? "xz" : `xz, first ${sized}`] = (8 * (xz[sized] - xz[0])) / sized;
+      if (sized > 0) scores[sized === n ? "xz" : `xz, first ${sized}`] = (8 * (xz[sized] - xz[0])) / sized;
       model.take({ scores, n_scored: n });
     }
 

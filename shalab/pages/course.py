@@ -199,7 +199,7 @@ def scripts(states: dict[str, dict]) -> dict[str, str] | None:
 
 
 KEPT = ("kind", "css", "traits", "facts")
-READERS = ("AttentionExplorer",)  # widgets for which the page has the trained model
+READERS = ("AttentionExplorer", "GuessingGame")  # widgets for which the page has the trained model
 
 
 def weights() -> dict[str, str]:

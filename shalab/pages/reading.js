@@ -1,4 +1,4 @@
-// An attention explorer over a text that is typed into the page: network.js reads it, and what follows is
+// Widgets over a text that is typed into the page, which the trained model (network.js) reads there. viewOf is
 // AttentionExplorer._reduce of explorer.py for a window without memory.
 
 const MOST_BYTES = 1000, TOP_WEIGHTS = 10, LOWEST = 1e-7;
@@ -48,47 +48,83 @@ function viewOf(rows) {
   };
 }
 
-/** A place to type a text, below an explorer; `network()` loads the trained model once. */
-function ownText(network, source) {
-  const make = (tag, attributes, ...children) => {
-    const node = Object.assign(document.createElement(tag), attributes);
-    node.append(...children);
-    return node;
+/** What can be made of a typed text: the place is below the widget of that kind. */
+const FROM_TEXT = {
+  AttentionExplorer: {
+    summary: "Read a text of your own", verb: "read it",
+    about: "The course's trained model reads it here, in this page",
+    async make(text, { config, start, step }, progress) {
+      const state = start(), rows = [];
+      for (const byte of text) {
+        step(state, byte);
+        rows.push(state.attention[0].weights);
+        await progress(rows.length);
+      }
+      return [{
+        block: config.attention_layers[0], head: 0, query: text.length - 1, pinned: null,
+        _blocks: config.attention_layers.slice(0, 1), _n_heads: 1, _text: rawBytes(text), _view: viewOf(rows),
+        _reach: `${counted(text.length)} query bytes, no memory before them.`,
+      }, { views: {} }];
+    },
+  },
+
+  GuessingGame: {
+    summary: "Play with a text of your own", verb: "play",
+    about: "Somebody else types or pastes a passage, and you guess; the course's trained model is the machine",
+    refuse: (text) => text.some((byte) => byte !== 10 && (byte < 32 || byte > 126)) &&
+      "The passage must be of signs that a keyboard types: no accents, no tabs.",
+    async make(text, { start, step }, progress, model) {
+      const state = start(), network = [];
+      let logits = null;
+      for (const byte of new TextEncoder().encode(model.get("before"))) logits = step(state, byte);
+      for (const byte of text) {
+        network.push(-logSoftmax(logits)[byte] / Math.LN2);
+        logits = step(state, byte);
+        await progress(network.length);
+      }
+      return [{
+        before: model.get("before"), n_bytes: text.length, guesses: [], known: "", tried: "", scored: false, scores: {},
+        told: "Which byte comes next?", standing: `0 of ${counted(text.length)} bytes known; a score from ${FEWEST} on.`,
+        n_scored: 0,
+      }, { passage: new TextDecoder().decode(text), prices: { network }, xz: {} }];
+    },
+  },
+};
+
+/** A place to type a text below the view of a widget; network() loads the trained model once. */
+function ownText(kind, source, shown, network) {
+  const { summary, verb, about, refuse, make } = FROM_TEXT[kind];
+  const node = (tag, attributes, ...children) => {
+    const made = Object.assign(document.createElement(tag), attributes);
+    made.append(...children);
+    return made;
   };
-  const field = make("textarea", { rows: 3, maxLength: MOST_BYTES });
-  const button = make("button", { type: "button", textContent: "read it" }), told = make("span", {}), place = make("div", {});
+  const field = node("textarea", { rows: 3, maxLength: MOST_BYTES, spellcheck: false });
+  const button = node("button", { type: "button", textContent: verb }), told = node("span", {}), place = node("div", {});
   told.setAttribute("role", "status");
   let leave = null, asked = 0;
 
   button.addEventListener("click", async () => {
     const text = new TextEncoder().encode(field.value).slice(0, MOST_BYTES), mine = ++asked;
-    if (!text.length) {
-      told.textContent = "Type something first.";
-      return;
-    }
-    const { config, start, step } = await network();
-    const state = start(), rows = [];
-    for (const byte of text) {
-      step(state, byte);
-      rows.push(state.attention[0].weights);
-      if (rows.length % 16) continue;
-      told.textContent = `read ${rows.length} of ${text.length} bytes …`;
-      await new Promise((done) => setTimeout(done));
-      if (mine !== asked) return; // another text was asked for
-    }
+    told.textContent = text.length ? refuse?.(text) || "" : "Type something first.";
+    if (told.textContent) return;
+    const rest = () => new Promise((done) => setTimeout(done));
+    told.textContent = "reading …";
+    await rest();
+    const [traits, facts] = await make(text, network(), async (n) => {
+      if (n % 16) return;
+      told.textContent = `read ${n} of ${text.length} bytes …`;
+      await rest();
+    }, shown);
+    if (mine !== asked) return; // another text was asked for
     told.textContent = "";
+    if (kind === "GuessingGame") field.value = ""; // nobody shall see it
     leave?.();
-    const model = new Model("", {
-      block: config.attention_layers[0], head: 0, query: text.length - 1, pinned: null,
-      _blocks: config.attention_layers.slice(0, 1), _n_heads: 1, _text: rawBytes(text), _view: viewOf(rows),
-      _reach: `${counted(text.length)} query bytes, no memory before them.`,
-    });
     const el = document.createElement("div");
     place.replaceChildren(el);
-    leave = await source.render({ model, el });
+    leave = await source.render({ model: new Model(kind, traits, facts), el });
   });
-  return make("details", { className: "own" },
-    make("summary", { textContent: "Read a text of your own" }),
-    make("label", {}, `The course's trained model reads it here, in this page; up to ${counted(MOST_BYTES)} bytes`, field),
-    make("p", {}, button, " ", told), place);
+  return node("details", { className: "own" },
+    node("summary", { textContent: summary }),
+    node("label", {}, `${about}; up to ${counted(MOST_BYTES)} bytes`, field), node("p", {}, button, " ", told), place);
 }

@@ -96,7 +96,8 @@ async function drawAll() {
     const { model, source } = there.get(name), el = document.createElement("div");
     place.replaceChildren(el);
     await source.render({ model, el });
-    if (weights && widgets[name].kind === "AttentionExplorer") place.append(ownText(network, source));
+    const { kind } = widgets[name];
+    if (weights && kind in FROM_TEXT) place.append(ownText(kind, source, model, network));
   }
   document.body.dataset.drawn = performance.now(); // milliseconds from the beginning
 }
