@@ -152,7 +152,8 @@ def test_what_a_page_says_and_leads_to(opened, folder):
         page.get_by_role("searchbox").press("Enter")
         page.wait_for_url("**/index.html?q=needle")
         page.get_by_role("status").get_by_role("link", name="00 All widgets: solutions").click()
-        page.get_by_role("link", name="Exercises").click()
+        page.get_by_role("link", name="Contents").click()
+        page.get_by_role("link", name="00 All widgets", exact=True).click()
         page.wait_for_url("**/00_all.html")
 
 

@@ -223,7 +223,7 @@ def bench_page(page) -> dict[str, tuple[float, float]]:
     of_03 = Page(path.relative_to(notebooks_dir()), notebook, executed(notebook))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "page.html"
-        place.write_text(rendered(of_03, [of_03]), encoding="utf-8")
+        place.write_text(rendered(of_03), encoding="utf-8")
         page.goto(place.as_uri())
         page.wait_for_selector("body[data-drawn]")
         first, drawn = page.evaluate(

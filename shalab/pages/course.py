@@ -6,13 +6,12 @@ Widgets go on by their own scripts (shim.js) and by answers.js, which says what 
 import base64
 import html
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nbformat
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -31,6 +30,7 @@ from shalab.plots import img_tag
 HERE = Path(__file__).parent
 VIEW = "application/vnd.jupyter.widget-view+json"
 STORE = "from pathlib import Path; from shalab.pages.states import store; store(Path('states.json'))"
+LONG_EQUATION = 40  # characters and the gaps between them, of one that may be too wide for a line on a phone
 LONG = 1000  # characters from which a value is kept once for all widgets of a page that have it
 
 
@@ -64,7 +64,7 @@ def write(folder: Path, living: bool = True) -> None:
     for page in pages:
         place = folder / page.address
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(rendered(page, pages), encoding="utf-8")
+        place.write_text(rendered(page), encoding="utf-8")
         if page.path.suffix == ".ipynb":
             course.write_without_outputs(course.notebooks_dir() / page.path, folder / page.path)
         print(f"{place}  {place.stat().st_size / 1e6:.1f} MB", flush=True)
@@ -97,17 +97,27 @@ def executed(notebook: NotebookNode) -> dict[str, dict]:
 
 
 class Renderer(IPythonRenderer):
-    """Equations as MathML, code in colours; a table has a frame, which scrolls where the table is too wide."""
+    """Equations as MathML, code in colours."""
 
     def inline_math(self, body: str) -> str:
-        return convert(body)
+        equation = mathml(body)
+        return f'<span class="long">{equation}</span>' if len(words(equation)) > LONG_EQUATION else equation
 
     def block_math(self, body: str) -> str:
-        equation = convert(body.replace("{aligned}", "{split}"), display="block")  # the same, by a name it knows
-        return f'<span class="scroll">{equation}</span>'
+        return f'<span class="scroll">{mathml(body, "block")}</span>'
 
     def block_code(self, code: str, info: str | None = None) -> str:
         return coloured(code) if (info or "").startswith("python") else f"<pre>{html.escape(code)}</pre>\n"
+
+
+def mathml(equation: str, display: Literal["inline", "block"] = "inline") -> str:
+    """The converter knows {aligned} by another name; and a minus after one of these is no difference."""
+    converted = convert(equation.replace("{aligned}", "{split}"), display=display)
+    return re.sub(
+        r"(<mo>(?:=|&#x0003D;|≈|&#x02248;|,|&#x0002C;)</mo>)<mo>(?=(?:−|&#x02212;)</mo>)",
+        r'\1<mo form="prefix">',
+        converted,
+    )
 
 
 def coloured(code: str) -> str:
@@ -120,16 +130,34 @@ def article(page: Page) -> str:
     for cell in page.notebook.cells:
         if cell.cell_type == "markdown":
             prose = MarkdownWithMath(renderer=Renderer(escape=False)).render(cell.source)
-            prose = re.sub(r"<table>.*?</table>", r'<div class="scroll">\g<0></div>', prose, flags=re.DOTALL)
-            parts.append(f'<div class="prose">{prose}</div>\n')
+            parts.append(f'<div class="prose">{tables(prose)}</div>\n')
         elif cell.cell_type == "code":
             source = coloured(cell.source)
             if cell.metadata.get("jupyter", {}).get("source_hidden"):
                 source = f"<details><summary>Code of a side trip</summary>{source}</details>\n"
             parts += [source, *(shown(output, page.states) for output in cell.outputs)]
+    body = "".join(parts)
+    if "<h2" not in body:  # no level is left out
+        body = re.sub(r"(</?h)3\b", r"\g<1>2", body)
     # Links to other notebooks go to their pages.
-    linked = re.sub(r'(href="[^":]*)\.(?:ipynb|md)(["#])', r"\1.html\2", "".join(parts))
+    linked = re.sub(r'(href="[^":]*)\.(?:ipynb|md)(["#])', r"\1.html\2", body)
     return linked.replace('href="solutions"', 'href="index.html#solutions"')
+
+
+def tables(prose: str) -> str:
+    """Frames that scroll where a table is too wide, and heads that a screen reader can say."""
+    prose = re.sub(r"<table>.*?</table>", r'<div class="scroll">\g<0></div>', prose, flags=re.DOTALL)
+    prose = re.sub(r"<th( [^>]*)?></th>", r"<td\1></td>", prose)
+    return re.sub(
+        r"<th([^>]*)>(<math.*?</math>)</th>",
+        lambda th: f'<th{th[1]}><span class="unseen">{words(th[2])}</span><span aria-hidden="true">{th[2]}</span></th>',
+        prose,
+    )
+
+
+def words(markup: str) -> str:
+    """Its text, on one line, still escaped."""
+    return " ".join(re.sub(r"<[^>]+>", " ", markup).split())
 
 
 def shown(output: NotebookNode, states: dict[str, dict]) -> str:
@@ -153,22 +181,10 @@ def shown(output: NotebookNode, states: dict[str, dict]) -> str:
     return f'<pre class="out">{ansi2html(data["text/plain"])}</pre>\n'
 
 
-def rendered(page: Page, pages: list[Page]) -> str:
-    """The whole file: the cells, what widgets need, and the ways to the other pages."""
-
-    def link(to: Path) -> str:
-        return os.path.relpath(to, page.path.parent).replace(os.sep, "/")
-
-    row = [other for other in pages if other.path.parent == page.path.parent and other.path.suffix == ".ipynb"]
-    links = [("Contents", link(Path("index.html")))]
-    if page in row:
-        here = row.index(page)
-        links += [(f"← {other.title}", link(other.address)) for other in row[max(0, here - 1) : here]]
-        links += [(f"{other.title} →", link(other.address)) for other in row[here + 1 : here + 2]]
-        twins = [other for other in pages if other.path.name == page.path.name and other is not page]
-        links += [("Solutions" if other.path.parent.name else "Exercises", link(other.address)) for other in twins]
+def rendered(page: Page) -> str:
+    """The whole file: the cells, and what widgets need. The notebooks themselves say which come before and after."""
     return template(
-        "page.html", title=page.title, body=article(page), links=links, contents=link(Path("index.html")),
+        "page.html", title=page.title, body=article(page), up="../" * len(page.path.parent.parts),
         file=page.path.name if page.path.suffix == ".ipynb" else None, scripts=scripts(page.states),
     )  # fmt: skip
 
@@ -237,10 +253,10 @@ def _sections(page: Page) -> Iterator[tuple[str, str, str]]:
     """(address, title, text) of each section, for the search."""
     for part in re.split(r"(?=<h[1-4] id=)", article(page)):
         heading = re.match(r'<h[1-4] id="([^"]*)">(.*?)<a class="anchor-link"', part, re.DOTALL)
-        words = html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<(svg|math)\b.*?</\1>", " ", part, flags=re.DOTALL)))
-        name = f": {html.unescape(re.sub('<[^>]+>', '', heading[2]))}" if heading else ""
+        text = html.unescape(words(re.sub(r"<(svg|math)\b.*?</\1>", " ", part, flags=re.DOTALL)))
+        name = f": {html.unescape(words(heading[2]))}" if heading else ""
         anchor = f"#{heading[1]}" if heading else ""
-        yield page.address.as_posix() + anchor, page.title + name, " ".join(words.split())
+        yield page.address.as_posix() + anchor, page.title + name, text
 
 
 def template(name: str, **values: Any) -> str:

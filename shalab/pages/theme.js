@@ -25,11 +25,12 @@ function ready() {
     name(applyTheme());
   });
   const reach = () => {
-    for (const node of document.querySelectorAll("pre, .scroll")) {
+    for (const node of document.querySelectorAll("pre, .scroll, .long")) {
       node.toggleAttribute("tabindex", false);
       if (node.scrollWidth > node.clientWidth) node.tabIndex = 0;
     }
   };
   for (const event of ["load", "resize"]) addEventListener(event, reach);
+  document.fonts.ready.then(reach);
   document.addEventListener("toggle", reach, true); // what was folded has a width now
 }
