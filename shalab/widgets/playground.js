@@ -6,9 +6,10 @@ const PACE_MS = 16; // between two bytes that are written
  * Reads and writes texts with loaded networks. Works a moment at a time and listens in between, in a worker or beside
  * the page. Returns what takes the requests; post(answer) tells the page.
  *   {blobs}                                model's name -> weights; comes first
- *   {job, text, readers, write}            read the text with each of `readers`, [{name, weights, memory}], then let the
- *                                          first one write: {bytes, temperature, topP, seed}, or {bytes} to go on with
- *                                          what was drawn before. A newer job ends an older one.
+ *   {job, text, readers, write}            read the text with each of `readers`, [{name, weights, memory, known}], known
+ *                                          the records that the page has, then let the first one write:
+ *                                          {bytes, pace, temperature, topP, seed}; without a seed it goes on with what
+ *                                          was drawn before. A newer job ends an older one.
  * Answers: {job, name, from, records, byte} and, at the end of reading and of writing, {job, name, done}. records[k] is
  * about place from + k of the text: {bits, rank, top, seen}, what its byte cost and how many bytes were as likely or
  * likelier, [byte, probability, …] of the likeliest, [place, weight, …] where the head looked; byte: it was written now.
@@ -50,7 +51,7 @@ function engine(post) {
     let past = pasts.get(reader.name);
     if (!past) pasts.set(reader.name, past = { ...fresh(), bytes: [], marks: [] });
     let common = 0;
-    while (common < past.n && past.bytes[common] === text[common]) common++;
+    while (common < Math.min(past.n, reader.known) && past.bytes[common] === text[common]) common++;
     if (common < past.n) {
       past.marks = past.marks.filter(({ n }) => n <= common);
       const mark = past.marks.at(-1);
@@ -179,7 +180,7 @@ export default {
     const count = (n, noun = "byte") => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
     const sign = (byte) => (byte === 32 ? "␣" : glyph(byte));
     const percent = (p) => (p < 0.0005 ? "<0.1 %" : `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`);
-    const signed = (value, digits) => (value > 0 ? "+" : "") + value.toFixed(digits).replace("-", "−");
+    const signed = (value, digits) => (value > 0 && view()[1] ? "+" : "") + value.toFixed(digits).replace("-", "−");
 
     let bytes = [], cells = [], cellOf = []; // cells: {text, begin, size, at, node}; cellOf[byte]
     let cursor = 0, written = Infinity, job = 0, phase = "still"; // or reading, writing, paused
@@ -316,11 +317,11 @@ export default {
 
     let timer = null, started = 0, startedAt = 0;
     function request(extra = {}) {
-      const names = needed();
+      const asked = needed().map((name) => ({ ...readers.find((reader) => reader.name === name), known: results.get(name).length }));
       job += 1;
       started = performance.now();
       startedAt = results.get(first).length;
-      worker.send({ job, text: bytes.slice(), readers: names.map((name) => readers.find((r) => r.name === name)), ...extra });
+      worker.send({ job, text: bytes.slice(), readers: asked, ...extra });
       clearTimeout(timer);
       timer = setTimeout(save, 300);
     }
@@ -404,8 +405,8 @@ export default {
       const { old, tail } = edit ?? {};
       edit = null;
       const name = view()[0], before = old?.get(name) ?? [];
-      if (!tail || before.length < tail || before.some((row) => row?.bits == null) || tail === bytes.length) return;
-      const total = (rows) => rows.slice(-tail).reduce((sum, row) => sum + row.bits, 0);
+      if (!tail || before.length < tail || before.some(({ bits }) => bits === null) || tail === bytes.length) return;
+      const total = (rows) => rows.slice(-tail).reduce((sum, row) => sum + row.bits, 0); // complete, both of them
       const change = total(results.get(name).slice(0, bytes.length)) - total(before);
       changed.textContent = `Your last edit: the ${count(tail)} after it cost ` +
         (Math.abs(change) < 0.05 ? "as much as before." : `${Math.abs(change).toFixed(1)} bits ${change > 0 ? "more" : "less"} than before`) +
@@ -485,7 +486,7 @@ export default {
       return element("div", { class: "shalab-row", role: "group", "aria-label": `the bytes of ${cell.text}` },
         ...Array.from({ length: cell.size }, (_, k) => {
           const i = cell.begin + k, bits = value(i);
-          const node = button(`${glyph(bytes[i])} ${bits == null ? "" : bits.toFixed(1)}`, () => {
+          const node = button(`${glyph(bytes[i])} ${bits == null ? "" : signed(bits, 1)}`, () => {
             move(i);
             panel.querySelectorAll(".shalab-row button")[k]?.focus();
           });
@@ -540,8 +541,8 @@ export default {
 
     function showScores() {
       const n = bytes.length, rows = needed().map((name) => {
-        const done = results.get(name).slice(0, n);
-        return [name, done.length === n && done.every((row) => row?.bits != null) ? done.reduce((sum, row) => sum + row.bits, 0) : null];
+        const done = results.get(name).slice(0, n), complete = done.length === n && done.every(({ bits }) => bits !== null);
+        return [name, complete ? done.reduce((sum, { bits }) => sum + bits, 0) : null];
       });
       const shown = (bits) => (bits === null || !n ? ["…", "…"] : [(bits / n).toFixed(3), count(Math.ceil(bits / 8))]);
       const all = [...rows.map(([name, bits]) => [name, ...shown(bits)]),
@@ -562,7 +563,7 @@ export default {
       const ticks = other ? [-8, -4, -2, -1, 0, 1, 2, 4, 8] : [0, 1, 2, 3, 4, 5, 6, 7, 8];
       legend.replaceChildren("bits:", ...ticks.map((bits) => {
         const swatch = element("span", { class: "shalab-byte shalab-swatch" },
-          (other ? signed(bits, 0) : String(bits)) + (Math.abs(bits) === FULL ? (bits < 0 ? " or less" : " or more") : ""));
+          signed(bits, 0) + (Math.abs(bits) === FULL ? (bits < 0 ? " or less" : " or more") : ""));
         shade(swatch, [bits]);
         return swatch;
       }));
