@@ -1,1 +1,4 @@
-"""What readers see without Python: pages with the trained model in them."""
+"""The course for a reader without a kernel: pages in which the widgets go on working.
+
+Nothing in the model or the training code imports this package.
+"""
