@@ -12,7 +12,8 @@ const PACE_MS = 16; // between two bytes that are written
  *                                          was drawn before. A newer job ends an older one.
  * Answers: {job, name, from, records, byte} and, at the end of reading and of writing, {job, name, done}. records[k] is
  * about place from + k of the text: {bits, rank, top, seen}, what its byte cost and how many bytes were as likely or
- * likelier, [byte, probability, …] of the likeliest, [place, weight, …] where the head looked; byte: it was written now.
+ * likelier, [byte, probability, …] of the likeliest, [place, weight, …] where the head looked, null without a head; byte: it
+ * was written now.
  */
 function engine(post) {
   const KEPT = 256; // bytes between two states that are kept, to go back to after an edit
@@ -39,8 +40,8 @@ function engine(post) {
     return {
       bits: byte === undefined ? null : Math.max(0, -logp[byte] / Math.LN2),
       rank: byte === undefined ? null : logp.reduce((rank, value) => rank + (value >= logp[byte]), 0),
-      top: largest(logp, 6).flatMap((other) => [other, Math.exp(logp[other])]),
-      seen: largest(mean, 8).filter((age) => mean[age] >= 0.02).flatMap((age) => [n - 1 - age, mean[age]]),
+      top: n ? largest(logp, 6).flatMap((other) => [other, Math.exp(logp[other])]) : [],
+      seen: layers.length === 0 ? null : largest(mean, 8).filter((age) => mean[age] >= 0.02).flatMap((age) => [n - 1 - age, mean[age]]),
     };
   }
 
@@ -279,7 +280,10 @@ export default {
         for (let k = 0; k < cell.size; k++) cellOf.push(i);
       }
       const end = cells.slice(cells.length - tail).reduce((sum, { size }) => sum + size, 0);
-      if (!edit) edit = { old: new Map([...results].map(([name, rows]) => [name, rows.slice(0, oldLength)])), tail: end };
+      if (!edit) { // a reader that was not through yet has nothing to compare with
+        const old = [...results].map(([name, rows]) => [name, rows.length > oldLength ? rows.slice(0, oldLength) : []]);
+        edit = { old: new Map(old), tail: end };
+      }
       edit.tail = Math.min(edit.tail, end);
       for (const rows of results.values()) rows.length = Math.min(rows.length, unchanged);
       if (bytes.length < written || unchanged < written) written = Infinity;
@@ -333,10 +337,8 @@ export default {
     }
 
     function write(goOn) {
-      const { temperature, top_p: topP, seed, n_bytes } = Object.fromEntries(Object.keys(knobs).map((name) => [name, model.get(name)]));
-      const room = MOST_BYTES - bytes.length;
-      if (!goOn) left = n_bytes;
-      left = Math.min(left, room);
+      const [temperature, topP, seed, n] = Object.keys(knobs).map((name) => model.get(name));
+      left = Math.min(goOn ? left : n, MOST_BYTES - bytes.length);
       if (left < 1) {
         state.textContent = `the text has ${count(bytes.length)}: no room for more`;
         return;
@@ -402,15 +404,16 @@ export default {
 
     /** What an edit did to the price of all that follows it. */
     function compare() {
-      const { old, tail } = edit ?? {};
+      if (!edit) return;
+      const { old, tail } = edit, name = view()[0], before = old.get(name);
       edit = null;
-      const name = view()[0], before = old?.get(name) ?? [];
-      if (!tail || before.length < tail || before.some(({ bits }) => bits === null) || tail === bytes.length) return;
+      changed.textContent = "";
+      if (!tail || before.length < tail || before.length === tail && tail === bytes.length) return;
       const total = (rows) => rows.slice(-tail).reduce((sum, row) => sum + row.bits, 0); // complete, both of them
       const change = total(results.get(name).slice(0, bytes.length)) - total(before);
-      changed.textContent = `Your last edit: the ${count(tail)} after it cost ` +
-        (Math.abs(change) < 0.05 ? "as much as before." : `${Math.abs(change).toFixed(1)} bits ${change > 0 ? "more" : "less"} than before`) +
-        (Math.abs(change) < 0.05 ? "" : `, for ${name}.`);
+      const size = Math.abs(change).toFixed(1);
+      changed.textContent = `After your last edit the ${count(tail)} that follow cost ${name} ` +
+        (size === "0.0" ? "as much as before." : `${size} bits ${change > 0 ? "more" : "less"}.`);
     }
 
     let zipped = null;
@@ -471,7 +474,7 @@ export default {
       marked.classList.add("shalab-cursor");
       const byte = bytes[cursor], names = needed(), rows = names.map((name) => results.get(name)[cursor]);
       const prices = names.flatMap((name, i) => rows[i]?.bits == null ? [] : [(names.length > 1 ? `${name} ` : "") +
-        `${rows[i].bits.toFixed(2)} bits, probability ${percent(2 ** -rows[i].bits)}, its guess no. ${rows[i].rank}`]);
+        `${rows[i].bits.toFixed(2)} bits, probability ${percent(2 ** -rows[i].bits)}` + (cursor ? `, guess no. ${rows[i].rank}` : "")]);
       told.textContent = byte === undefined
         ? `byte ${cursor.toLocaleString("en")}: what comes next`
         : `byte ${cursor.toLocaleString("en")}, ${sign(byte)} (${byte}): ${prices.join("; ") || "not read yet"}`;
@@ -496,7 +499,7 @@ export default {
     }
 
     function guesses(name, row, byte) {
-      if (!row) return "";
+      if (!row || !cursor) return "";
       const pairs = Array.from({ length: row.top.length / 2 }, (_, k) => row.top.slice(2 * k, 2 * k + 2));
       if (byte !== undefined && row.rank > pairs.length) pairs.push([byte, 2 ** -row.bits]);
       return element("table", { class: "shalab-next-bytes" }, element("caption", {}, `${name} expects`),
@@ -507,7 +510,10 @@ export default {
     }
 
     function looks(row) {
-      if (!row?.seen.length) return element("div", { class: "shalab-quiet" }, cursor ? "The head looks at nothing in particular." : "Nothing precedes the first byte.");
+      const quiet = (text) => element("div", { class: "shalab-quiet" }, text);
+      if (!cursor) return quiet("Nothing precedes the first byte: all 256 are equally likely.");
+      if (!row?.seen) return "";
+      if (!row.seen.length) return quiet("The head looks at nothing in particular.");
       const pairs = Array.from({ length: Math.min(5, row.seen.length / 2) }, (_, k) => row.seen.slice(2 * k, 2 * k + 2));
       return element("table", { class: "shalab-looks" }, element("caption", {}, "the head looks at"),
         element("tbody", {}, ...pairs.map(([place, weight]) => element("tr", {}, element("td", {}, percent(weight)),
@@ -517,7 +523,7 @@ export default {
     /** Lines from the byte to where the head looked while it was predicted. */
     function draw(row) {
       lines.replaceChildren();
-      if (!row) return;
+      if (!row?.seen) return;
       const origin = sheet.getBoundingClientRect(), svg = (tag, attributes) => {
         const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
         for (const [name, v] of Object.entries(attributes)) node.setAttribute(name, v);
@@ -588,6 +594,7 @@ export default {
     model.on(knobNames, setKnobs);
     setText(Array.from(uint8(model.get("text"))));
     edit = null;
+    cursor = bytes.length;
     showView();
     resized.observe(page);
     return () => {
