@@ -335,3 +335,38 @@ def test_a_text_of_ones_own_is_a_passage_to_guess(opened):
         bits = byte_bits(course.trained_model(), data[:-1], len(before))
         assert float(row[1]) == pytest.approx(bits.mean(), abs=0.02)
         assert own.get_by_role("row", name="xz").count() == 0
+
+
+def test_each_control_acts_by_keys(opened):
+    with opened() as page:
+        role = page.get_by_role
+        role("combobox", name="Block").select_option("3")
+        role("img", name="Attention of block 3, head 0").wait_for()
+        for name in ("PNG", "SVG"):
+            with page.expect_download() as download:
+                role("button", name=f"Save as {name}").press("Enter")
+            assert download.value.suggested_filename == f"attention.{name.lower()}"
+        role("slider", name="chunks H / D").press("ArrowRight")
+        page.get_by_text("H = 256").wait_for()
+        role("slider", name="chunks folded").press("End")
+        page.get_by_text("4 of 4 chunks summed").wait_for()
+        role("slider", name="parts of at most, bytes", exact=True).press("ArrowRight")
+        page.locator("output", has_text="parts of 4").wait_for()
+        role("combobox", name="against").select_option("training time")
+        role("slider", name="how many", exact=True).press("ArrowRight")
+        page.get_by_text("There are 2.").wait_for()
+        role("slider", name="window number").press("ArrowRight")
+        page.get_by_text("Query 0 reads byte 32").wait_for()
+        role("slider", name="your curve").press("ArrowUp")
+        role("button", name="reveal").nth(0).press("Enter")
+        page.get_by_text("Your curve is").wait_for()
+        role("spinbutton", name="your guess").fill("5")
+        role("button", name="reveal").nth(1).press("Enter")
+        page.get_by_text("You said 5; it is 4.031 bits per byte: 0.9688 too high.").wait_for()
+        role("combobox", name="show", exact=True).select_option("short − long")
+        page.get_by_text("largest differences").wait_for()
+        role("slider", name="cut into parts").press("Home")
+        role("row", name="pieces 60").wait_for()
+        role("slider", name="recorded step").press("ArrowLeft")
+        page.locator("output", has_text="1").last.wait_for()
+        assert role("slider", name="recorded step").get_attribute("aria-valuetext") == "step 1"
