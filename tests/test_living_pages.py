@@ -61,7 +61,7 @@ TrustInspector([{"event": "trust", "step": step, "tensors": tensors} for step in
 PROSE = (
     r"""# 00 All widgets
 
-Text $a_t < b$ and [the next](01_more.ipynb#x).
+Text $a_t < b$ and [the next](01_more.ipynb#x). In JupyterLab, move the slider.
 
 $$
 \begin{aligned} c &= \sigma(W x) \\ d &= \sqrt{c} \end{aligned}
@@ -141,6 +141,7 @@ def test_what_a_page_says_and_leads_to(opened, folder):
     css = widgets.base.Widget._css
     assert text.count(json.dumps(css)[1:60]) == 1  # once for all widgets
     with opened() as page:
+        page.get_by_text("the next. Move the slider.").wait_for()
         banner = page.get_by_text("This page runs without Python: widgets work")
         assert banner.get_by_role("link").get_attribute("href") == "00_all.ipynb"
         assert nbformat.read(folder / "00_all.ipynb", as_version=4).cells[-1].outputs == []

@@ -129,7 +129,10 @@ def article(page: Page) -> str:
     parts = []
     for cell in page.notebook.cells:
         if cell.cell_type == "markdown":
-            prose = MarkdownWithMath(renderer=Renderer(escape=False)).render(cell.source)
+            source = cell.source
+            if page.states:  # what only JupyterLab could do elsewhere is done here
+                source = re.sub(r"\bIn JupyterLab,?\s+(\w)", lambda first: first[1].upper(), source)
+            prose = MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
             parts.append(f'<div class="prose">{tables(prose)}</div>\n')
         elif cell.cell_type == "code":
             source = coloured(cell.source)

@@ -89,15 +89,22 @@ async function drawAll() {
     return { model, source };
   }
 
-  for (const place of document.querySelectorAll("[data-model]")) {
-    await new Promise((done) => setTimeout(done));
-    const name = place.dataset.model;
+  async function draw(place) {
+    const name = place.dataset.model, { kind } = widgets[name];
     if (!there.has(name)) there.set(name, await begin(name));
     const { model, source } = there.get(name), el = document.createElement("div");
     place.replaceChildren(el);
     await source.render({ model, el });
-    const { kind } = widgets[name];
     if (weights && kind in FROM_TEXT) place.append(ownText(kind, source, model, network));
+  }
+
+  for (const place of document.querySelectorAll("[data-model]")) {
+    await new Promise((done) => setTimeout(done));
+    const picture = [...place.childNodes];
+    await draw(place).catch((error) => { // the others shall be drawn all the same
+      console.error(error);
+      place.replaceChildren(...picture);
+    });
   }
   document.body.dataset.drawn = performance.now(); // milliseconds from the beginning
 }
