@@ -31,8 +31,9 @@ def opened(browser):
     """Opens a file as a reader does, in a browser that may ask nobody for anything; errors fail the test."""
     pages = []
 
-    def open_(path: Path, **options):
+    def open_(path: Path, before: str = "", **options):
         context = browser.new_context(offline=True, **options)
+        context.add_init_script(before)
         shown = context.new_page()
         shown.set_default_timeout(120_000)
         errors, asked = [], []
@@ -97,7 +98,10 @@ def test_a_checkpoint_alone_and_a_model_without_a_head(opened, tmp_path):
     content["config"]["model"] = {"d_model": 8, "d_boom": 16, "n_layers": 1, "attention_layers": []}
     save_checkpoint(tmp_path / "alone.pt", {"config": content["config"], "best": model.state_dict()})
     assert page(tmp_path / "alone.pt", tmp_path / "alone.html") == (tmp_path / "alone.html").stat().st_size
-    shown = opened(tmp_path / "alone.html")
+    shown = opened(tmp_path / "alone.html", "Worker = undefined")  # a page may have none
+    shown.get_by_role("button", name="write on").click()
+    shown.wait_for_function("document.querySelectorAll('.shalab-written').length > 3")
+    shown.get_by_role("button", name="stop").click()
     assert shown.get_by_role("heading", name="How it learned").count() == 0
     assert shown.get_by_role("combobox", name="colours show").count() == 0  # there is nothing to compare with
 

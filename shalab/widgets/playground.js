@@ -345,6 +345,7 @@ export default {
       }
       if (!goOn) written = bytes.length;
       phase = "writing";
+      move(bytes.length);
       request({ write: { bytes: left, temperature, topP, pace: PACE_MS, ...(goOn ? {} : { seed }) } });
       buttons();
     }
@@ -359,6 +360,7 @@ export default {
       writes.textContent = { writing: "pause", paused: "go on" }[phase] ?? "write on";
       stops.disabled = !["writing", "paused"].includes(phase);
       takes.disabled = written >= bytes.length;
+      told.setAttribute("aria-live", phase === "writing" ? "off" : "polite");
     }
 
     function take({ job: of, name, from, records, byte, done }) {
@@ -463,9 +465,11 @@ export default {
 
     /** The text around a byte, the byte in bold. */
     function around(i) {
-      const cell = cells[cellOf[i]], here = cellOf[i];
-      const part = (from, to) => cells.slice(Math.max(0, from), to).map(({ text }) => text.replace("\n", "↵")).join("");
-      return element("span", { class: "shalab-text" }, part(here - 12, here), element("mark", {}, cell.text.replace("\n", "↵")), part(here + 1, here + 5));
+      const here = cellOf[i];
+      const part = (from, to) =>
+        cells.slice(Math.max(0, from), to).map(({ text }) => text.replace("\n", "↵").replace("\t", "⇥")).join("");
+      return element("span", { class: "shalab-text" },
+        part(here - 12, here), element("mark", {}, part(here, here + 1)), part(here + 1, here + 5));
     }
 
     function tell() {
@@ -478,8 +482,9 @@ export default {
       told.textContent = byte === undefined
         ? `byte ${cursor.toLocaleString("en")}: what comes next`
         : `byte ${cursor.toLocaleString("en")}, ${sign(byte)} (${byte}): ${prices.join("; ") || "not read yet"}`;
-      panel.replaceChildren(inside(), ...names.map((name, i) => guesses(name, rows[i], byte)), looks(rows[names.indexOf(view()[0])]));
-      draw(rows[names.indexOf(view()[0])]);
+      const looking = rows[names.indexOf(view()[1] ?? view()[0])];
+      panel.replaceChildren(inside(), ...names.map((name, i) => guesses(name, rows[i], byte)), looks(looking));
+      draw(looking);
     }
 
     /** A character of several bytes: each of them has a price. */
