@@ -54,7 +54,10 @@ def _facts(run: Path, content: dict) -> list[tuple[str, str]]:
     """What is known of its training, in words."""
     result: dict[str, Any] = {}
     if (run / "result.json").exists():
-        result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+        try:
+            result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{run / 'result.json'} is damaged: make it again with --resume ({error})") from error
     scores = {"valid": result.get("valid_bpc", content.get("best_bpc")), "test": result.get("test_bpc")}
     rows = [(f"bits per byte on {split}", f"{bpc:.3f}") for split, bpc in scores.items() if bpc is not None]
     rows += [("the same without a model", "8.000")] if rows else []

@@ -8,8 +8,8 @@ const PACE_MS = 16; // between two bytes that are written
  *   {blobs}                                model's name -> weights; comes first
  *   {job, text, readers, write}            read the text with each of `readers`, [{name, weights, memory, known}], known
  *                                          the records that the page has, then let the first one write:
- *                                          {bytes, pace, temperature, topP, seed}; without a seed it goes on with what
- *                                          was drawn before. A newer job ends an older one.
+ *                                          {first, last, pace, temperature, topP, seed}, bytes first to last of what that
+ *                                          seed draws. A newer job ends an older one.
  * Answers: {job, name, from, records, byte} and, at the end of reading and of writing, {job, name, done}. records[k] is
  * about place from + k of the text: {bits, rank, top, seen}, what its byte cost and how many bytes were as likely or
  * likelier, [byte, probability, …] of the likeliest, [place, weight, …] where the head looked, null without a head; byte: it
@@ -18,7 +18,7 @@ const PACE_MS = 16; // between two bytes that are written
 function engine(post) {
   const KEPT = 256; // bytes between two states that are kept, to go back to after an edit
   const pasts = new Map(); // name -> how far that reader is
-  let networks = {}, newest = 0, options = null, random = null;
+  let networks = {}, newest = 0;
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
   /** The indices of the k largest, largest first. */
@@ -87,12 +87,13 @@ function engine(post) {
       post({ job, name, done: true });
     }
     if (!write) return;
-    if (write.seed !== undefined) [options, random] = [write, uniform(write.seed)];
     const past = pasts.get(readers[0].name), { name } = readers[0];
-    for (let k = 0; k < write.bytes; k++) {
+    for (let k = write.first; k < write.last; k++) {
       await pause(write.pace);
       if (job !== newest) return;
-      const byte = drawByte(past.logp, options, random), from = past.n, came = record(past, byte);
+      // Each byte has numbers of its own: what was drawn and did not reach a page that paused is drawn again.
+      const random = uniform(write.seed ^ Math.imul(k, 0x9e3779b9));
+      const byte = drawByte(past.logp, write, random), from = past.n, came = record(past, byte);
       read(readers[0], past, byte);
       post({ job, name, from, records: [came, record(past)], byte });
     }
@@ -338,6 +339,7 @@ export default {
 
     function write(goOn) {
       const [temperature, topP, seed, n] = Object.keys(knobs).map((name) => model.get(name));
+      const drawn = goOn ? bytes.length - written : 0;
       left = Math.min(goOn ? left : n, MOST_BYTES - bytes.length);
       if (left < 1) {
         state.textContent = `the text has ${count(bytes.length)}: no room for more`;
@@ -345,7 +347,8 @@ export default {
       }
       if (!goOn) written = bytes.length;
       phase = "writing";
-      request({ write: { bytes: left, temperature, topP, pace: PACE_MS, ...(goOn ? {} : { seed }) } });
+      move(bytes.length);
+      request({ write: { first: drawn, last: drawn + left, pace: PACE_MS, temperature, topP, seed } });
       buttons();
     }
 
@@ -359,6 +362,7 @@ export default {
       writes.textContent = { writing: "pause", paused: "go on" }[phase] ?? "write on";
       stops.disabled = !["writing", "paused"].includes(phase);
       takes.disabled = written >= bytes.length;
+      told.setAttribute("aria-live", phase === "writing" ? "off" : "polite");
     }
 
     function take({ job: of, name, from, records, byte, done }) {
@@ -463,9 +467,11 @@ export default {
 
     /** The text around a byte, the byte in bold. */
     function around(i) {
-      const cell = cells[cellOf[i]], here = cellOf[i];
-      const part = (from, to) => cells.slice(Math.max(0, from), to).map(({ text }) => text.replace("\n", "↵")).join("");
-      return element("span", { class: "shalab-text" }, part(here - 12, here), element("mark", {}, cell.text.replace("\n", "↵")), part(here + 1, here + 5));
+      const here = cellOf[i];
+      const part = (from, to) =>
+        cells.slice(Math.max(0, from), to).map(({ text }) => text.replace("\n", "↵").replace("\t", "⇥")).join("");
+      return element("span", { class: "shalab-text" },
+        part(here - 12, here), element("mark", {}, part(here, here + 1)), part(here + 1, here + 5));
     }
 
     function tell() {
@@ -478,8 +484,9 @@ export default {
       told.textContent = byte === undefined
         ? `byte ${cursor.toLocaleString("en")}: what comes next`
         : `byte ${cursor.toLocaleString("en")}, ${sign(byte)} (${byte}): ${prices.join("; ") || "not read yet"}`;
-      panel.replaceChildren(inside(), ...names.map((name, i) => guesses(name, rows[i], byte)), looks(rows[names.indexOf(view()[0])]));
-      draw(rows[names.indexOf(view()[0])]);
+      const looking = rows[names.indexOf(view()[1] ?? view()[0])];
+      panel.replaceChildren(inside(), ...names.map((name, i) => guesses(name, rows[i], byte)), looks(looking));
+      draw(looking);
     }
 
     /** A character of several bytes: each of them has a price. */
