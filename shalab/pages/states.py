@@ -11,7 +11,7 @@ from typing import Any
 
 from ipywidgets.widgets.widget import _instances
 
-from shalab.widgets import AttentionExplorer, BoomExplorer, GuessingGame, TokenExplorer
+from shalab.widgets import AttentionExplorer, BoomExplorer, Dashboard, GuessingGame, TokenExplorer
 from shalab.widgets.base import Widget
 from shalab.widgets.boom import example, stacked
 from shalab.widgets.guessing import FEWEST
@@ -62,9 +62,11 @@ def _(widget: GuessingGame) -> dict[str, Any]:
 def state(widget: Widget) -> dict[str, Any]:
     """Its kind, script, style, traits and facts; raw bytes are bytes still."""
     known = set(widget.keys) - set(Widget.class_trait_names()) - OWN
+    traits = widget.get_state(known)
+    if isinstance(widget, Dashboard):
+        traits["history"]["machine"] = ""  # a page may be published
     return {
-        "kind": type(widget).__name__, "esm": widget._esm, "css": widget._css, "traits": widget.get_state(known),
-        "facts": facts(widget),
+        "kind": type(widget).__name__, "esm": widget._esm, "css": widget._css, "traits": traits, "facts": facts(widget),
     }  # fmt: skip
 
 
