@@ -4,7 +4,7 @@
 # make test   runs all tests            make bench  measures speed and learning beside what it is compared with
 # make torture  hours of what a run may meet: kills, odd arguments, broken invariants, an hour of training
 # make test-gpu  runs what only a GPU can prove
-# make html   the course as pages that need no network, in build/html
+# make html   the course as pages without Python, in which the widgets work, in build/html; runs it, some minutes
 # make notebooks  runs the notebooks again and stores their outputs
 # make clean  removes what was built, keeps your runs and your course
 #

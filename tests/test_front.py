@@ -10,6 +10,7 @@ from PIL import Image
 from take_pictures import FOLDER, taken
 
 from shalab import checks, course
+from shalab.pages import course as pages
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,7 +68,7 @@ def test_minutes_are_read_and_stored(tmp_path, monkeypatch):
         assert text == f"a\n<!-- minutes -->\n{course.minutes_tables()}<!-- end of minutes -->\nb\n"
         assert (tmp_path / "README.md").read_text(encoding="utf-8").endswith("| what | 40 |\n")
     assert "### [00 A](00_a.ipynb): 40 minutes" in text and "| 1. First | 7 |" in text and "old" not in text
-    course.html(tmp_path / "pages")
+    pages.write(tmp_path / "pages", living=False)
     assert 'href="00_a.html"' in (tmp_path / "pages" / "teaching.html").read_text(encoding="utf-8")
     assert (course.copy() / "teaching.md").read_text(encoding="utf-8") == text
 

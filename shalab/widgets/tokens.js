@@ -87,11 +87,12 @@ export default {
       if (piece) move(piece.index);
     });
 
-    model.on("change:pieces", show);
+    const changes = "change:pieces change:totals"; // single bytes stay whole, but the other rows change
+    model.on(changes, show);
     model.on("change:cursor", tell);
     show();
     return () => {
-      model.off("change:pieces", show);
+      model.off(changes, show);
       model.off("change:cursor", tell);
     };
   },
