@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from lab import launch_browser
 
 from shalab import SHARNN, InputError, ModelConfig, generate
 from shalab.bundled import assets_dir
@@ -18,16 +17,6 @@ from shalab.pages.weights import packed
 from shalab.widgets.base import source
 
 N = 2100  # bytes: more than twice the memory of assets/model
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = launch_browser(playwright)
-        yield browser
-        browser.close()
 
 
 @contextmanager

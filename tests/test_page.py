@@ -5,8 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from lab import launch_browser, violations
-from playwright.sync_api import sync_playwright
+from lab import violations
 
 from shalab import SHARNN, InputError, ModelConfig
 from shalab.bundled import assets_dir
@@ -15,14 +14,6 @@ from shalab.cli import main
 from shalab.pages.run import page
 
 EVIL = '</script><script>window.bad = 1</script><img src=x onerror="window.bad = 2"><!--<script>{{ 7 * 7 }} &amp; ${1}'
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = launch_browser(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ function engine(post) {
   /** What was predicted for place n, against the byte that came, if one did. */
   function record({ n, logp, state }, byte) {
     const layers = n ? state.attention.map(({ weights }) => weights) : [];
-    const mean = Float32Array.from(layers[0] ?? [], (_, age) => layers.reduce((sum, row) => sum + row[age], 0) / layers.length);
+    const mean = layers[1] ? layers[0].map((_, age) => layers.reduce((sum, row) => sum + row[age], 0) / layers.length) : layers[0] ?? [];
     return {
       bits: byte === undefined ? null : Math.max(0, -logp[byte] / Math.LN2),
       rank: byte === undefined ? null : logp.reduce((rank, value) => rank + (value >= logp[byte]), 0),
@@ -77,7 +77,7 @@ function engine(post) {
       while (past.n < text.length) {
         records.push(record(past, text[past.n]));
         read(reader, past, text[past.n]);
-        if (performance.now() - began < 30) continue;
+        if (performance.now() - began < 60) continue;
         post({ job, name, from, records });
         await pause(0);
         if (job !== newest) return;
