@@ -1,4 +1,4 @@
-"""The command line: shalab data | train | watch | plan | eval | generate | compress | decompress | export | info."""
+"""The command line: shalab data | train | watch | plan | eval | generate | compress | ... | lab | info."""
 
 import argparse
 import inspect
@@ -173,6 +173,13 @@ def parser() -> argparse.ArgumentParser:
     add = command("export", export_command, "a finished run without what only resuming needs, to share").add_argument
     add("run", help="a finished run's folder")
     add("out", help="a new folder; eval, generate and info read it like a run's")
+
+    add = command("lab", lab_command, "race other architectures on enwik6, small, in half an hour").add_argument
+    add("file", help="for the results; what it holds already is not trained again")
+    add("--only", nargs="+", default=(), metavar="NAME", help="some of the contestants, and whom they are held against")
+    add("--bytes", type=int, default=300_000, metavar="N", help="that each of them reads (default: %(default)s)")
+    add("--seeds", type=int, default=3, metavar="N", help="trainings of each (default: %(default)s)")
+    add("--toy", action="store_true", help="models that learn next to nothing, in minutes")
 
     info = command("info", info_command, "presets, corpora and this machine; or what a run holds", machine)
     info.add_argument("run", nargs="?", help="a run's folder, or a checkpoint file")
@@ -456,6 +463,12 @@ def export_command(options) -> None:
     from shalab.export import export
 
     export(options.run, options.out)
+
+
+def lab_command(options) -> None:
+    from shalab.laboratory import lab
+
+    lab.run(Path(options.file), options.only, options.bytes, options.seeds, options.toy)
 
 
 def info_command(options) -> None:
