@@ -20,7 +20,6 @@ from shalab.laboratory.contestants import (
     FULL,
     GPT,
     REFERENCE,
-    TIMED,
     TOY,
     UNCORRECTED,
     contestant,
@@ -40,9 +39,7 @@ def made_up(monkeypatch):
         return {"seed": seed, "lr": lr, "n_bytes": n_bytes, "n_parameters": 7, "valid": valid, "test": valid + 0.5}
 
     monkeypatch.setattr(lab, "trained", trained)
-    monkeypatch.setattr(
-        lab, "speeds", lambda names, *_: {name: [100, 300, 200 + 100 * (name != REFERENCE)] for name in names}
-    )
+    monkeypatch.setattr(lab, "speeds", lambda name, size: [1.0, 2.0, 1.5 if name == "minGRU" else 1.0])
     return asked
 
 
@@ -56,6 +53,7 @@ def test_a_real_grid_of_two_cells_is_killed_and_goes_on(tmp_path):
     program = f"""
 from shalab.laboratory import lab, contestants
 from pathlib import Path
+lab.LENGTHS = (1.0,)
 contestants.CONTESTANTS["one head"] = contestants.Contestant("", rates=(0.01,))
 contestants.CONTESTANTS.pop("no head")
 lab.ladder(Path({str(out)!r}), ["one head"], contestants.TOY, (0, 1), lambda line: print(line, flush=True))
@@ -65,36 +63,60 @@ lab.ladder(Path({str(out)!r}), ["one head"], contestants.TOY, (0, 1), lambda lin
         assert first.stdout.readline().startswith("1 of 2  one head, seed 0, rate 0.01")
         os.kill(first.pid, signal.SIGKILL)
     kept = lines.read_bytes()
-    assert len(kept.splitlines()) == 2 and json.loads(out.read_text(encoding="utf-8"))["left"] == 1
+    assert len(kept.splitlines()) == 3 and json.loads(out.read_text(encoding="utf-8"))["left"] == 1
     lines.write_bytes(kept + b'{"cell": "one he')  # as a kill in the middle of a line leaves it
     said = subprocess.check_output(command, text=True).splitlines()
     assert said[0].endswith(", kept") and "kept" not in said[1] and len(said) == 2
-    assert lines.read_bytes().startswith(kept) and len(lines.read_bytes().splitlines()) == 3
+    assert lines.read_bytes().startswith(kept) and len(lines.read_bytes().splitlines()) == 4
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["left"] == 0 and [run["seed"] for run in found["runs"]] == [0, 1]
     assert all(3 < run["valid"] < 8 and run["versions"]["torch"] for run in found["runs"])
 
 
 def test_each_contestant_keeps_its_best_rate_and_the_others_take_that_of_whom_they_are_held_against(tmp_path, made_up):
-    found = lab.ladder(tmp_path / "a.json", ["minGRU", "full matrices", "a copier, feed-forward"], tell=quiet)
+    found = lab.ladder(tmp_path / "a.json", ["minGRU", "full matrices", "a copier, full matrices"], tell=quiet)
     assert {name: one["lr"] for name, one in found["contestants"].items()} == {
-        "one head": 0.01, "a copier": 0.01, "minGRU": 0.01, "full matrices": 0.01, "a copier, feed-forward": 0.01
+        "one head": 0.01, "a copier": 0.01, "minGRU": 0.01, "full matrices": 0.01, "a copier, full matrices": 0.01
     }  # fmt: skip
     tried = [lr for name, lr, seed, _ in made_up if (name, seed) == ("a copier", 0)]
-    assert tried == [2.5e-3, 5e-3, 1e-2]
+    assert tried == [5e-3, 1e-2, 2e-2]
     assert [call[1:3] for call in made_up if call[0] == "full matrices"] == [(0.01, 0), (0.01, 1), (0.01, 2)]
-    assert [call[3] for call in made_up if call[0] == "minGRU"][-3:] == [FULL.n_bytes] * 3, "as fast: median of ratios"
 
 
-def test_equal_time_reads_as_much_as_the_speed_allows(tmp_path, made_up, monkeypatch):
-    speed = {REFERENCE: [100, 100, 50], "minGRU": [200, 150, 500]}  # 2, 1.5 and 10 times as many
-    monkeypatch.setattr(lab, "speeds", lambda names, *_: speed)
-    found = lab.ladder(tmp_path / "a.json", ["minGRU"], seeds=(0, 1), tell=quiet)
-    assert found["share"] == {REFERENCE: 1.0, "minGRU": 2.0}
-    timed = [run for run in found["runs"] if run["timed"]]
-    assert [run["n_bytes"] for run in timed] == [2 * FULL.n_bytes] * 2
-    assert lab.by_seed(found, "minGRU", timed=True) == [run["valid"] for run in timed]
-    assert lab.by_seed(found, REFERENCE, timed=True) == lab.by_seed(found, REFERENCE)
+def test_equal_time_by_hand(tmp_path, made_up, monkeypatch):
+    """minGRU is sqrt(2) times as fast: in its time "one head" reads 300,000 / sqrt(2), halfway between its trainings of
+    half the bytes and of all of them, on a logarithmic scale."""
+    monkeypatch.setattr(lab, "speeds", lambda name, size: [2**0.5, 9.0, 1.0] if name == "minGRU" else [1.0] * 3)
+    found = lab.ladder(tmp_path / "a.json", ["minGRU"], tell=quiet)
+    lengths = [n_bytes for name, _, seed, n_bytes in made_up if name == REFERENCE and seed == 1]
+    assert lengths == [FULL.n_bytes, FULL.n_bytes / 2, FULL.n_bytes * 2]
+    for run in found["runs"]:
+        if run["contestant"] == REFERENCE:
+            run["valid"] = {0.5: 3.0, 1.0: 2.6, 2.0: 2.2}[run["times"]]
+    assert lab.reference_in_its_time(found, "minGRU") == pytest.approx([2.8] * 3)
+    assert lab.reference_in_its_time(found, REFERENCE) == pytest.approx([2.6] * 3)
+    *_, row = lab.rows(found, equal_time=True)
+    assert row["difference"] == pytest.approx(statistics.mean(lab.by_seed(found, "minGRU")) - 2.8)
+    found["contestants"]["minGRU"]["speed"] = [0.4] * 3  # the reference would read 2.5 times as much: not trained
+    assert [row["contestant"] for row in lab.rows(found, equal_time=True)] == [REFERENCE]
+
+
+def test_speeds_are_measured_in_turns(monkeypatch):
+    """A clock that only updates move: one of "no head" takes 1 s, one of the reference 3 s, for the same bytes."""
+    now = 0.0
+
+    class Run:
+        def __init__(self, name):
+            self.n_bytes, self.name = 0, name
+
+        def update(self):
+            nonlocal now
+            now += 3 if self.name == REFERENCE else 1
+            self.n_bytes += 60
+
+    monkeypatch.setattr(lab, "contestant", lambda name, *_, **__: Run(name))
+    monkeypatch.setattr(lab.time, "process_time", lambda: now)
+    assert lab.speeds("no head", FULL, rounds=4) == [3.0] * 4
 
 
 def test_a_second_call_trains_nothing_and_other_settings_are_refused(tmp_path, made_up):
@@ -108,20 +130,23 @@ def test_a_second_call_trains_nothing_and_other_settings_are_refused(tmp_path, m
         lab.ladder(out, ["minGRU"], replace(FULL, d_model=32), tell=quiet)
 
 
-def test_the_main_rows_come_first_and_each_cell_once():
+def test_each_cell_comes_once_and_after_what_it_needs():
     order = lab.cells(CONTESTANTS, (0, 1, 2))
-    main = [CONTESTANTS[cell.contestant].main for cell in order]
-    assert main == sorted(main, reverse=True) and len(set(order)) == len(order)
-    assert {cell.contestant for cell in order if cell.timed} == {*TIMED}
+    assert len(set(order)) == len(order)
+    assert {(cell.contestant, cell.times) for cell in order if cell.times != 1} == {(REFERENCE, 0.5), (REFERENCE, 2.0)}
     for name, one in CONTESTANTS.items():
-        n_trained = sum(cell.contestant == name and not cell.timed for cell in order)
+        places = [n for n, cell in enumerate(order) if cell.contestant == name]
+        n_trained = sum(order[n].times == 1 for n in places)
         assert n_trained == (len(one.rates) + 2 if one.rates else 3)
+        assert places == [*range(places[0], places[-1] + 1)], "a ladder that is cut off has whole rows"
+        if not one.rates:
+            assert [cell.contestant for cell in order].index(one.against) < places[0]
 
 
 def test_a_row_by_hand():
     """0.3, 0.1 and 0.2 apart: mean 0.2, spread 0.1, half the interval 4.303 * 0.1 / sqrt(3) = 0.2484: zero is in it."""
     runs = [
-        {"contestant": name, "timed": False, "seed": seed, "lr": 0.01, "valid": valid, "test": valid, "n_parameters": 5}
+        {"contestant": name, "times": 1.0, "seed": seed, "lr": 0.01, "valid": valid, "test": valid, "n_parameters": 5}
         for name, scores in {"one head": (2.0, 2.1, 2.2), "no head": (2.3, 2.2, 2.4)}.items()
         for seed, valid in enumerate(scores)
     ]
@@ -159,14 +184,13 @@ def test_every_contestant_differs_as_its_name_says():
 
     for plain, twin in (
         (REFERENCE, "full matrices"),
-        (REFERENCE, "bare value vector"),
+        (COPIER, "a copier, bare vector"),
         (COPIER, "a copier, full matrices"),
     ):
         torch.testing.assert_close(logits(twin), logits(plain), atol=1e-4, rtol=1e-4)
     parameters = {name: contestant(name, FULL, 0.01).model.n_parameters for name in CONTESTANTS}
     assert abs(parameters[GPT] / parameters[REFERENCE] - 1) < 0.05
-    assert abs(parameters["feed-forward, as many parameters"] / parameters[REFERENCE] - 1) < 0.01
-    assert parameters[REFERENCE] - parameters["bare value vector"] == 2 * 64**2 + 2 * 64
+    assert parameters[REFERENCE] - parameters["a copier, bare vector"] == 2 * 64**2 + 2 * 64
     assert parameters["minGRU"] < parameters["SRU"] < parameters["quasi-recurrent"] < parameters[REFERENCE]
     assert contestant("a copier, window only", FULL, 0.01).model.max_context == 0
     assert contestant("a copier, twice the memory", FULL, 0.01).model.max_context == 2 * FULL.memory

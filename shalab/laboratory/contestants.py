@@ -114,7 +114,6 @@ class Contestant:
     memory     what attention sees, in multiples of Size.max_context
     change     what is done to the fresh model
     optimizer  one of OPTIMIZERS
-    main       whether it belongs to the main rows, which are trained first
     """
 
     differs: str
@@ -124,59 +123,44 @@ class Contestant:
     memory: float = 1.0
     change: Callable[[SHARNN], SHARNN] = unchanged
     optimizer: str = "min-trust LAMB"
-    main: bool = False
 
 
 REFERENCE, COPIER, GPT = "one head", "a copier", "GPT"
 _RATES, _ADAM = (5e-3, 1e-2, 2e-2), (2.5e-3, 5e-3, 1e-2)
 _COPIER = {"induction": True}
-CONTESTANTS: dict[str, Contestant] = {
-    REFERENCE: Contestant("the paper's block and the paper's start", rates=_RATES, main=True),
-    COPIER: Contestant("the head starts as a copier", rates=(2.5e-3, 5e-3, 1e-2), model=_COPIER, main=True),
-    "no head": Contestant("attention taken out", rates=_RATES, model={"attention_layers": ()}, main=True),
+CONTESTANTS: dict[str, Contestant] = {  # in the order in which they train: a ladder that is cut off has the first ones
+    REFERENCE: Contestant("the paper's block and the paper's start", rates=_RATES),
+    COPIER: Contestant("the head starts as a copier", rates=_RATES, model=_COPIER),
+    "no head": Contestant("attention taken out", rates=_RATES, model={"attention_layers": ()}),
     "minGRU": Contestant(
-        "minGRU instead of the LSTM", rates=_RATES, change=lambda model: with_recurrence(model, MinGRU), main=True
+        "minGRU instead of the LSTM", rates=_RATES, change=lambda model: with_recurrence(model, MinGRU)
     ),
-    GPT: Contestant("a Transformer of as many parameters", rates=(1.5e-3, 3e-3, 6e-3), main=True),
-    "feed-forward": Contestant(
-        "a second matrix instead of Boom's fold", main=True,
-        change=lambda model: with_feed_forward(model, model.config.d_boom),
-    ),
-    "SRU": Contestant(
-        "SRU instead of the LSTM", rates=_RATES, change=lambda model: with_recurrence(model, SRU), main=True
-    ),
+    GPT: Contestant("a Transformer of as many parameters", rates=(1.5e-3, 3e-3, 6e-3)),
     "quasi-recurrent": Contestant(
         "quasi-recurrent layers instead of the LSTM, as SHAQ has them", rates=_RATES,
-        change=lambda model: with_recurrence(model, QuasiRecurrent), main=True,
+        change=lambda model: with_recurrence(model, QuasiRecurrent),
     ),
-    "Adam": Contestant("Adam", rates=_ADAM, optimizer="Adam", main=True),
-    "full matrices": Contestant("matrices for keys and values", change=with_full_head),
-    "a head in every block": Contestant("two heads, one per block", model={"attention_layers": (0, 1)}),
-    "four heads": Contestant("the head split into four", model={"n_heads": 4}),
-    "bare value vector": Contestant("the value vector has no matrix that trains it", change=SHARNN.collapse),
-    "feed-forward, as many parameters": Contestant(
-        "a second matrix, and half the inner width",
-        change=lambda model: with_feed_forward(model, model.config.d_boom // 2),
+    "SRU": Contestant("SRU instead of the LSTM", rates=_RATES, change=lambda model: with_recurrence(model, SRU)),
+    "feed-forward": Contestant(
+        "a second matrix instead of Boom's fold", change=lambda model: with_feed_forward(model, model.config.d_boom)
     ),
-    "LAMB": Contestant("LAMB without the floor", rates=(1e-2, 2e-2, 4e-2), optimizer="LAMB"),
-    UNCORRECTED: Contestant(UNCORRECTED, rates=_ADAM, optimizer=UNCORRECTED),
+    "a copier, window only": Contestant("no memory beyond the window", COPIER, model=_COPIER, memory=0),
     "a copier, head taken out": Contestant(
         "the copier's LSTMs, without its head", COPIER, model=_COPIER, change=without_head
     ),
-    "a copier, window only": Contestant("no memory beyond the window", COPIER, model=_COPIER, memory=0),
-    "a copier, a quarter of the memory": Contestant("a quarter of the memory", COPIER, model=_COPIER, memory=0.25),
-    "a copier, twice the memory": Contestant("twice the memory", COPIER, model=_COPIER, memory=2),
+    "full matrices": Contestant("matrices for keys and values", change=with_full_head),
     "a copier, full matrices": Contestant("matrices for keys and values", COPIER, model=_COPIER, change=with_full_head),
-    "a copier, feed-forward": Contestant(
-        "a second matrix instead of Boom's fold", COPIER, model=_COPIER,
-        change=lambda model: with_feed_forward(model, model.config.d_boom),
+    "a copier, bare vector": Contestant(
+        "no matrix trains the value vector", COPIER, model=_COPIER, change=SHARNN.collapse
     ),
-    "minGRU, no head": Contestant(
-        "attention taken out", "minGRU", model={"attention_layers": ()},
-        change=lambda model: with_recurrence(model, MinGRU),
-    ),
+    "Adam": Contestant("Adam", rates=_ADAM, optimizer="Adam"),
+    "a head in every block": Contestant("two heads, one per block", model={"attention_layers": (0, 1)}),
+    "four heads": Contestant("the head split into four", model={"n_heads": 4}),
+    "LAMB": Contestant("LAMB without the floor", rates=(1e-2, 2e-2, 4e-2), optimizer="LAMB"),
+    "a copier, twice the memory": Contestant("twice the memory", COPIER, model=_COPIER, memory=2),
+    "a copier, a quarter of the memory": Contestant("a quarter of the memory", COPIER, model=_COPIER, memory=0.25),
+    UNCORRECTED: Contestant(UNCORRECTED, rates=_ADAM, optimizer=UNCORRECTED),
 }  # fmt: skip
-TIMED = ("no head", "minGRU", "SRU", "quasi-recurrent", GPT)
 
 
 def contestant(

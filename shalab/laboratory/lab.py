@@ -8,14 +8,17 @@ Equal bytes: all contestants read as many bytes of enwik6, with a schedule that 
 that have learning rates of their own try them on the first seed and keep the one with the best score on valid; the
 others take the rate of the one that they are held against.
 
-Equal time: those in TIMED train again, on as many bytes as they read in the processor time that "one head" takes for
-its own. How many that is, is measured before: all of them train in turns, a moment each, with their memories full.
+Equal time: "one head" trains on half and on twice as many bytes, too. A contestant is then held against what "one head"
+reaches in the processor time that the contestant took: between its trainings, on a line through the logarithm of their
+bytes. How many bytes that is, is measured: the two train in turns, a moment each, with their memories full.
 
 Every finished training is a line of FILE.jsonl, beside FILE. A command that was killed goes on from there and repeats
 none; what is known so far stands in FILE after each. Delete both when a contestant has changed.
 """
 
+import itertools
 import json
+import math
 import os
 import platform
 import statistics
@@ -34,7 +37,7 @@ from shalab.cli import main
 from shalab.errors import COUNT, InputError, refuse, wrong
 from shalab.fast.process import keep_freed_memory
 from shalab.files import write_json, writing
-from shalab.laboratory.contestants import CONTESTANTS, FULL, REFERENCE, TIMED, TOY, Contestant, Size, contestant
+from shalab.laboratory.contestants import CONTESTANTS, FULL, REFERENCE, TOY, Contestant, Size, contestant
 from shalab.laboratory.experiments import finish
 from shalab.laboratory.gpt import GPTTrainer
 from shalab.laboratory.race import scores
@@ -67,22 +70,30 @@ def trained(
 
 
 class Cell(NamedTuple):
-    """A training of the grid. lr: None for the rate that was chosen; timed: of equal time instead of equal bytes"""
+    """A training of the grid.
+
+    lr     None for the rate that was chosen
+    times  the bytes, as a multiple of Size.n_bytes
+    """
 
     contestant: str
     seed: int
     lr: float | None = None
-    timed: bool = False
+    times: float = 1.0
+
+
+LENGTHS = 0.5, 1.0, 2.0  # of the reference's trainings
 
 
 def cells(names: Iterable[str], seeds: Sequence[int]) -> list[Cell]:
-    """In the order in which they are trained: a ladder that is cut off has the main rows first."""
+    """In the order in which they are trained."""
     order = []
-    for first in (True, False):
-        group = [name for name in names if CONTESTANTS[name].main == first]
-        order += [Cell(name, seeds[0], lr) for name in group for lr in CONTESTANTS[name].rates]
-        order += [Cell(name, seed) for name in group for seed in (seeds[1:] if CONTESTANTS[name].rates else seeds)]
-        order += [Cell(name, seed, timed=True) for name in group if name in TIMED for seed in seeds]
+    for name in names:
+        rates = CONTESTANTS[name].rates
+        order += [Cell(name, seeds[0], lr) for lr in rates]
+        order += [Cell(name, seed) for seed in (seeds[1:] if rates else seeds)]
+        if name == REFERENCE:
+            order += [Cell(name, seed, times=times) for times in LENGTHS if times != 1 for seed in seeds]
     return order
 
 
@@ -96,35 +107,32 @@ def with_those_they_are_held_against(names: Sequence[str]) -> list[str]:
 
 
 def chosen_rate(name: str, runs: list[dict]) -> float:
-    """Of a contestant, by the trials that are there; InputError if every one of them diverged."""
+    """Of a contestant, by its trials on the first seed; InputError if every one of them diverged."""
     if not CONTESTANTS[name].rates:
         return chosen_rate(CONTESTANTS[name].against, runs)
-    tried = [run for run in runs if run["contestant"] == name and not run["timed"] and run["valid"] is not None]
+    of_it = [run for run in runs if run["contestant"] == name and run["times"] == 1]
+    tried = [run for run in of_it if run["seed"] == of_it[0]["seed"] and run["valid"] is not None]
     if not tried:
         raise InputError(f"{name} diverged at every one of its rates; give it lower ones")
-    return min(tried, key=lambda run: (run["seed"] != tried[0]["seed"], run["valid"]))["lr"]
+    return min(tried, key=lambda run: run["valid"])["lr"]
 
 
-def speeds(names: Iterable[str], size: Size, rates: dict[str, float], rounds: int = 9, slice_s: float = 0.5) -> dict:
-    """Bytes per second of processor time that each contestant trains on: one number per round of turns."""
-    runs = {name: contestant(name, size, rates[name], n_bytes=10**7) for name in names}
-    for run in runs.values():
+def speeds(name: str, size: Size, rounds: int = 7, slice_s: float = 0.2) -> list[float]:
+    """How many times as many bytes as "one head" a contestant reads in the same processor time, by rounds of turns."""
+    runs = [contestant(which, size, 1e-3, n_bytes=10**7) for which in (name, REFERENCE)]
+    for run in runs:
         for _ in range(size.memory // size.bptt + 2):  # until the memory is full
             run.update()
-    found: dict[str, list[int]] = {name: [] for name in runs}
+    found = []
     for _ in range(rounds):
-        for name, run in runs.items():
-            began, read = time.process_time(), run.n_bytes
+        speed = []
+        for run in runs:
+            began, before = time.process_time(), run.n_bytes
             while time.process_time() - began < slice_s:
                 run.update()
-            found[name].append(round((run.n_bytes - read) / (time.process_time() - began)))
+            speed.append((run.n_bytes - before) / (time.process_time() - began))
+        found.append(round(speed[0] / speed[1], 3))
     return found
-
-
-def share(speed: dict[str, list[int]], name: str) -> float:
-    """How many times as many bytes as "one head" a contestant reads in the same time: the median over rounds."""
-    pairs = zip(speed[name], speed[REFERENCE], strict=True)
-    return round(statistics.median(of / reference for of, reference in pairs), 3)
 
 
 class Lines:
@@ -162,42 +170,36 @@ class Lines:
 
 
 def ladder(
-    out: Path, names: Sequence[str] = (), size: Size = FULL, seeds: Sequence[int] = (0, 1, 2),  # noqa: B008
-    tell: Callable[[str], object] = print, rounds: int = 9,
+    out: Path, names: Sequence[str] = (), size: Size = FULL, seeds: Sequence[int] = (0, 1, 2),
+    tell: Callable[[str], object] = print,
 ) -> dict:  # fmt: skip
     """Trains what `out` does not hold yet, and returns what it holds then; `tell` hears of each training.
 
-    contestants  in what each differs, against whom it is held, its rate and the rates that were tried
-    runs         of every training what `trained` found, with contestant, and whether it was timed
-    speed        bytes per second, see `speeds`; share: of those, see `share`
+    contestants  in what each differs, whom it is held against, its rate, the rates that were tried, and its speed as
+                 multiples of the reference's
+    runs         of every training what `trained` found, with contestant and times, see `Cell`
     left         how many trainings are missing
     """
     names = with_those_they_are_held_against(names)
     lines = Lines(out.with_suffix(".jsonl"), {"size": asdict(size)})
     runs: list[dict] = []
-    speed: dict[str, list[int]] = {}
+    faster: dict[str, list[float]] = {}
     todo = cells(names, seeds)
     began, n_new = time.monotonic(), 0
-    for n, cell in enumerate(todo, 1):
-        name, seed, lr, timed = cell
+    for n, (name, seed, lr, times) in enumerate(todo, 1):
         lr = lr or chosen_rate(name, runs)
-        n_bytes = size.n_bytes
-        if timed:
-            if not speed:
-                racing = [name for name in names if name in (REFERENCE, *TIMED)]
-                rates = {name: chosen_rate(name, runs) for name in racing}
-                speed = lines.keep(f"speeds of {', '.join(racing)}", partial(speeds, racing, size, rates, rounds))
-            n_bytes = round(size.n_bytes * share(speed, name))
+        n_bytes = round(size.n_bytes * times)
         key = f"{name}, seed {seed}, rate {lr:g}, {n_bytes} bytes"
         n_new += key not in lines.found
         found = lines.keep(key, lambda: machine() | trained(name, lr, seed, size, n_bytes))  # noqa: B023
-        runs.append({"contestant": name, "timed": timed, **found})
+        runs.append({"contestant": name, "times": times, **found})
+        if name not in faster:
+            faster[name] = lines.keep(f"{name}, speed", partial(speeds, name, size))
+        write_json(out, summary(size, seeds, runs, faster, len(todo) - n))
         left = (time.monotonic() - began) / max(1, n_new) * (len(todo) - n)
         scored = "diverged" if found["valid"] is None else f"valid {found['valid']:.3f}"
         tell(f"{n} of {len(todo)}  {key}: {scored}" + (f"; about {left / 60:.0f} min left" if n_new else ", kept"))
-        result = summary(names, size, seeds, runs, speed, len(todo) - n)
-        write_json(out, result)
-    return result
+    return summary(size, seeds, runs, faster, 0)
 
 
 def machine() -> dict:
@@ -206,28 +208,39 @@ def machine() -> dict:
     return {"processor": processor(), "threads": torch.get_num_threads(), "versions": versions}
 
 
-def summary(names, size: Size, seeds, runs: list[dict], speed: dict, left: int) -> dict:
-    tried = {run["contestant"] for run in runs}
+def summary(size: Size, seeds: Sequence[int], runs: list[dict], faster: dict[str, list[float]], left: int) -> dict:
     contestants = {}
-    for name in [name for name in names if name in tried]:
+    for name in faster:
         one = CONTESTANTS[name]
         contestants[name] = {
-            "differs": one.differs, "against": one.against, "rates_tried": one.rates, "lr": chosen_rate(name, runs),
-            "main": one.main,
+            "differs": one.differs, "against": one.against, "rates_tried": list(one.rates),
+            "lr": chosen_rate(name, runs), "speed": faster[name],
         }  # fmt: skip
     return {
         "command": "shalab lab FILE", "size": asdict(size), "seeds": list(seeds), "contestants": contestants,
-        "speed": speed, "share": {name: share(speed, name) for name in speed}, "left": left, "runs": runs,
+        "left": left, "runs": runs,
     }  # fmt: skip
 
 
-def by_seed(found: dict, name: str, split: str = "valid", timed: bool = False) -> list[float | None]:
+def by_seed(found: dict, name: str, split: str = "valid", times: float = 1.0) -> list[float | None]:
     """A contestant's scores at its chosen rate, in the order of the seeds; fewer if some are missing."""
-    if timed and name == REFERENCE:
-        timed = False  # its own time is that of equal bytes
     lr = found["contestants"][name]["lr"]
-    runs = [run for run in found["runs"] if run["contestant"] == name and run["timed"] == timed and run["lr"] == lr]
+    runs = [run for run in found["runs"] if (run["contestant"], run["times"], run["lr"]) == (name, times, lr)]
     return [run[split] for run in sorted(runs, key=lambda run: run["seed"])]
+
+
+def reference_in_its_time(found: dict, name: str, split: str = "valid") -> list[float | None]:
+    """What "one head" reaches, seed by seed, in the time that a contestant took; none where that is out of reach.
+
+    That is a line between two of its trainings, through the logarithm of their bytes.
+    """
+    reads = 1 / statistics.median(found["contestants"][name]["speed"])  # times as many bytes as the contestant
+    for low, high in itertools.pairwise(LENGTHS):
+        if low <= reads <= high:
+            part = math.log(reads / low) / math.log(high / low)
+            ends = (by_seed(found, REFERENCE, split, times) for times in (low, high))
+            return [None if None in pair else (1 - part) * pair[0] + part * pair[1] for pair in zip(*ends, strict=True)]
+    return []
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -235,32 +248,34 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), T_95[len(values)] * statistics.stdev(values) / len(values) ** 0.5
 
 
-def rows(found: dict, split: str = "valid", timed: bool = False) -> Iterator[dict]:
-    """A row per contestant whose seeds are all there, in the table's order.
+def rows(found: dict, split: str = "valid", equal_time: bool = False) -> Iterator[dict]:
+    """A row per contestant whose seeds are all there, in the order of training.
 
-    mean, half           bits per byte, and half the width of the 95 % interval
-    difference, by       the same of contestant minus the one it is held against, seed by seed; None for the reference
-    seen                 whether that interval leaves out zero
+    mean, half      bits per byte, and half the width of the 95 % interval
+    difference, by  the same of contestant minus the one it is held against, seed by seed; None for the reference.
+                    In equal time all are held against "one head"
+    seen            whether that interval leaves out zero
     """
     for name, one in found["contestants"].items():
-        scores = by_seed(found, name, split, timed)
-        against = by_seed(found, one["against"], split, timed)
-        if not len(scores) == len(against) == len(found["seeds"]) or None in scores + against:
+        scores = by_seed(found, name, split)
+        against = REFERENCE if equal_time else one["against"]
+        others = reference_in_its_time(found, name, split) if equal_time else by_seed(found, against, split)
+        if not len(scores) == len(others) == len(found["seeds"]) or None in scores + others:
             continue
         mean, half = interval(scores)
-        row = {"contestant": name, "mean": mean, "half": half, "difference": None, "by": None, "seen": None, **one}
-        if name != one["against"]:
-            difference, by = interval([a - b for a, b in zip(scores, against, strict=True)])
+        row = {"contestant": name, "mean": mean, "half": half, "difference": None, "by": None, "seen": None}
+        if name != against:
+            difference, by = interval([a - b for a, b in zip(scores, others, strict=True)])
             row |= {"difference": difference, "by": by, "seen": abs(difference) > by}
         run = next(run for run in found["runs"] if run["contestant"] == name)
-        yield row | {"n_parameters": run["n_parameters"]}
+        yield {**one, **row, "against": against, "n_parameters": run["n_parameters"]}
 
 
-def table(found: dict, split: str = "valid", timed: bool = False) -> str:
-    """The rows as text, each under the one that it is held against."""
+def table(found: dict, split: str = "valid", equal_time: bool = False) -> str:
+    """The rows as text."""
     lines = []
-    for row in rows(found, split, timed):
-        line = f"{row['contestant']:<36}{row['n_parameters']:>9,}{row['mean']:>8.3f} ± {row['half']:.3f}"
+    for row in rows(found, split, equal_time):
+        line = f"{row['contestant']:<34}{row['n_parameters']:>8,}{row['mean']:>8.3f} ± {row['half']:.3f}"
         if row["by"] is not None:
             said = "" if row["seen"] else "  no difference seen"
             line += f"{row['difference']:>+9.3f} ± {row['by']:.3f} against {row['against']}{said}"
@@ -283,8 +298,7 @@ def run(out: Path, names: Sequence[str], n_bytes: int, n_seeds: int, toy: bool =
                 found = ladder(out, names, size, range(n_seeds), partial(print, flush=True))
         except Timeout as error:
             raise InputError(f"another process is writing to {out}: wait for it, or name another file") from error
-    for timed in (False, True):
-        print(f"\nat equal {'time' if timed else 'bytes'}, valid, bits per byte:\n{table(found, timed=timed)}")
+    print(f"\nvalid, bits per byte, at equal bytes:\n{table(found)}\n\nin equal time:\n{table(found, equal_time=True)}")
 
 
 if __name__ == "__main__":
