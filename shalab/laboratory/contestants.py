@@ -140,24 +140,24 @@ CONTESTANTS: dict[str, Contestant] = {  # in the order in which they train: a la
         "quasi-recurrent layers instead of the LSTM, as SHAQ has them", rates=_RATES,
         change=lambda model: with_recurrence(model, QuasiRecurrent),
     ),
-    "SRU": Contestant("SRU instead of the LSTM", rates=_RATES, change=lambda model: with_recurrence(model, SRU)),
     "feed-forward": Contestant(
         "a second matrix instead of Boom's fold", change=lambda model: with_feed_forward(model, model.config.d_boom)
     ),
-    "a copier, window only": Contestant("no memory beyond the window", COPIER, model=_COPIER, memory=0),
+    "full matrices": Contestant("matrices for keys and values", change=with_full_head),
     "a copier, head taken out": Contestant(
         "the copier's LSTMs, without its head", COPIER, model=_COPIER, change=without_head
     ),
-    "full matrices": Contestant("matrices for keys and values", change=with_full_head),
-    "a copier, full matrices": Contestant("matrices for keys and values", COPIER, model=_COPIER, change=with_full_head),
     "a copier, bare vector": Contestant(
         "no matrix trains the value vector", COPIER, model=_COPIER, change=SHARNN.collapse
     ),
+    "SRU": Contestant("SRU instead of the LSTM", rates=_RATES, change=lambda model: with_recurrence(model, SRU)),
     "Adam": Contestant("Adam", rates=_ADAM, optimizer="Adam"),
-    "a head in every block": Contestant("two heads, one per block", model={"attention_layers": (0, 1)}),
     "four heads": Contestant("the head split into four", model={"n_heads": 4}),
-    "LAMB": Contestant("LAMB without the floor", rates=(1e-2, 2e-2, 4e-2), optimizer="LAMB"),
+    "a head in every block": Contestant("two heads, one per block", model={"attention_layers": (0, 1)}),
+    "a copier, window only": Contestant("no memory beyond the window", COPIER, model=_COPIER, memory=0),
+    "a copier, full matrices": Contestant("matrices for keys and values", COPIER, model=_COPIER, change=with_full_head),
     "a copier, twice the memory": Contestant("twice the memory", COPIER, model=_COPIER, memory=2),
+    "LAMB": Contestant("LAMB without the floor", rates=(1e-2, 2e-2, 4e-2), optimizer="LAMB"),
     "a copier, a quarter of the memory": Contestant("a quarter of the memory", COPIER, model=_COPIER, memory=0.25),
     UNCORRECTED: Contestant(UNCORRECTED, rates=_ADAM, optimizer=UNCORRECTED),
 }  # fmt: skip

@@ -4,7 +4,7 @@
 
 The teacher is the trained model in `assets/model`. The students are two of the ladder's contestants, of a fourteenth
 of its parameters: "a copier", which is a small SHA-RNN, and "no head", two LSTMs with Boom. Their rates are those that
-were best for them in the ladder (`assets/results/lab.json`), on twice as many bytes.
+were best for them in the ladder (`assets/results/lab.json`), on three times as many bytes.
 
 Taught: for the same bytes half of the loss is the usual one, and half is how far the student's probabilities are from
 the teacher's, both softened by a temperature, which is chosen on valid with the first seed. Alone in equal time: a
@@ -40,7 +40,7 @@ from shalab.train import Trainer, mean_nats
 
 STUDENTS = COPIER, "no head"
 TEMPERATURES = 1.0, 2.0, 4.0
-SIZE = replace(FULL, n_bytes=150_000)
+SIZE = replace(FULL, n_bytes=100_000)
 WEIGHT = 0.5  # of what the teacher says, in the loss
 
 
@@ -99,7 +99,7 @@ def taught(name: str, lr: float, temperature: float, seed: int, predictions: Ten
 
 
 def seconds_per_byte(
-    name: str, lr: float, teacher: SHARNN, size: Size = SIZE, rounds: int = 9, slice_s: float = 0.5
+    name: str, lr: float, teacher: SHARNN, size: Size = SIZE, rounds: int = 5, slice_s: float = 0.3
 ) -> dict:
     """Processor time that a byte costs a student alone, a taught one, and the teacher: a number per round of turns."""
     alone, student, told = (contestant(name, size, lr, n_bytes=10**7) for _ in range(3))
