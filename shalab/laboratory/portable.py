@@ -158,7 +158,7 @@ def measure(folder: Path) -> dict:
     with plain():  # the tricks are for layers in floating point
         rows: dict[str, dict] = {
             "PyTorch, float32": {
-                "bpc": score(model, corpus, precision),
+                **score(model, corpus, precision),
                 "file": saved(copy.deepcopy(model).collapse()),
             },
             "PyTorch, without memory": score(without_memory(model), corpus, precision),
