@@ -171,8 +171,10 @@ def parser() -> argparse.ArgumentParser:
     add("file", help="a new file")
 
     add = command("export", export_command, "a finished run without what only resuming needs, to share").add_argument
-    add("run", help="a finished run's folder")
-    add("out", help="a new folder; eval, generate and info read it like a run's")
+    add("run", help="a finished run's folder; for one file, also one that is not finished")
+    add("out", help="a new folder or file; eval, generate and info read it like a run's, but for onnx")
+    formats = "folder", "onnx", "safetensors"
+    add("--format", choices=formats, default="folder", help="the last two are single files for other programs")
 
     add = command("lab", lab_command, "race other architectures on enwik6, small, in half an hour").add_argument
     add("file", help="for the results; what it holds already is not trained again")
@@ -460,9 +462,11 @@ def _prepared(model: SHARNN, options, precision: Precision) -> SHARNN:
 
 
 def export_command(options) -> None:
+    from shalab import portable
     from shalab.export import export
 
-    export(options.run, options.out)
+    write = {"folder": export, "onnx": portable.export_onnx, "safetensors": portable.export_safetensors}
+    write[options.format](options.run, options.out)
 
 
 def lab_command(options) -> None:
