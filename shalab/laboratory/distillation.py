@@ -11,7 +11,7 @@ the teacher's, both softened by a temperature, which is chosen on valid with the
 student that reads as many bytes as fit into the time of a taught one, which pays for the teacher's forward pass, too.
 
 The teacher learned from all of the training text, five times over: a taught student is given what a student alone is
-not. It takes ten minutes of processor time. FILE.parts keeps what is done, and the same command goes on from there.
+not. It takes five minutes of processor time. FILE.parts keeps what is done, and the same command goes on from there.
 """
 
 import argparse
