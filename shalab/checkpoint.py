@@ -36,8 +36,9 @@ def save_checkpoint(path: Path, content: dict, before: Path | None = None) -> No
 def load_checkpoint(path: Path) -> dict:
     """Reads what `save_checkpoint` wrote, onto the CPU, without running any pickled code.
 
-    path: a checkpoint file, or a run's folder; if its newest checkpoint is damaged, the one before is read instead,
-    with a notice. InputError if there is none, or it is damaged, foreign, or of a newer version.
+    path: a checkpoint file, one in safetensors by `shalab export`, or a run's folder; if its newest checkpoint is
+    damaged, the one before is read instead, with a notice. InputError if there is none, or it is damaged, foreign, or
+    of a newer version.
     """
     return newest(path)[0]
 
@@ -45,6 +46,10 @@ def load_checkpoint(path: Path) -> dict:
 def newest(path: Path) -> tuple[dict, Path]:
     """`load_checkpoint`, and the file that was read."""
     path = Path(path)
+    if path.suffix == ".safetensors":
+        from shalab.portable import read_safetensors
+
+        return read_safetensors(path), path
     if not path.is_dir():
         return _load(path), path
     try:

@@ -1,4 +1,5 @@
 """The command line: shalab data | train | watch | plan | eval | generate | (de)compress | export | page | info."""
+"""The command line: shalab data | train | watch | plan | eval | generate | compress | ... | lab | info."""
 
 import argparse
 import inspect
@@ -185,8 +186,17 @@ def parser() -> argparse.ArgumentParser:
     add = command(
         "export", export_command, "copy a finished run without what only resuming needs, to share it"
     ).add_argument
-    add("run", help="a finished run's folder")
-    add("out", help="a new folder; eval, generate and info read it like a run's")
+    add("run", help="a finished run's folder; for one file, also one that is not finished")
+    add("out", help="a new folder or file; eval, generate and info read it like a run's, but for onnx")
+    formats = "folder", "onnx", "safetensors"
+    add("--format", choices=formats, default="folder", help="the last two are single files for other programs")
+
+    add = command("lab", lab_command, "race other architectures on enwik6, small, in half an hour").add_argument
+    add("file", help="for the results; what it holds already is not trained again")
+    add("--only", nargs="+", default=(), metavar="NAME", help="some of the contestants, and whom they are held against")
+    add("--bytes", type=int, default=300_000, metavar="N", help="that each of them reads (default: %(default)s)")
+    add("--seeds", type=int, default=3, metavar="N", help="trainings of each (default: %(default)s)")
+    add("--toy", action="store_true", help="models that learn next to nothing, in minutes")
 
     add = command("page", page_command, "a model as one web page, in which it reads and writes").add_argument
     add("run", help="a run's folder, or an export's")
@@ -471,9 +481,17 @@ def _prepared(model: SHARNN, options, precision: Precision) -> SHARNN:
 
 
 def export_command(options) -> None:
+    from shalab import portable
     from shalab.export import export
 
-    export(options.run, options.out)
+    write = {"folder": export, "onnx": portable.export_onnx, "safetensors": portable.export_safetensors}
+    write[options.format](options.run, options.out)
+
+
+def lab_command(options) -> None:
+    from shalab.laboratory import lab
+
+    lab.run(Path(options.file), options.only, options.bytes, options.seeds, options.toy)
 
 
 def page_command(options) -> None:

@@ -37,7 +37,7 @@ OPTIONS = {
         "--prompt": NAMES, "--prompt-file": NAMES, "--raw": None, "--bytes": FEW, "--temperature": NUMBERS,
         "--top-k": NUMBERS, "--top-p": NUMBERS, "--max-context": NUMBERS, "--seed": NUMBERS,
     },
-    "export": {},
+    "export": {"--format": st.sampled_from(["folder", "onnx", "safetensors", "pickle"])},
     "info": {},
 }  # fmt: skip
 PLACES = {"eval": 1, "generate": 1, "export": 2, "info": 1}

@@ -279,7 +279,8 @@ def test_a_vocabulary_that_bytes_do_not_fit_is_refused(own, size, capsys):
 
 
 def test_import_is_light():
-    code = "import sys, shalab, shalab.cli; sys.exit(any(name in sys.modules for name in ('matplotlib', 'ipywidgets')))"
+    heavy = "matplotlib", "ipywidgets", "onnx", "onnxruntime", "safetensors"
+    code = f"import sys, shalab, shalab.cli; sys.exit(any(name in sys.modules for name in {heavy}))"
     assert python("-c", code).returncode == 0
 
 

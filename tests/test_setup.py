@@ -21,8 +21,8 @@ ORDER = (
 ).split()
 # The core imports none of these until a command asks for it.
 AROUND = (
-    "original export dynamic mixing archive kept baselines ledger plan calibrate follow terminal plots diagram "
-    "cell_diagram course capstone grade"
+    "original export portable dynamic mixing archive kept baselines ledger plan calibrate follow terminal plots "
+    "diagram cell_diagram course capstone grade"
 ).split()
 TOKENIZATION = "tokenizer pieces counting accounts attacks".split()
 FAST = "conditions masks lstm attention boom lamb decoder process".split()
