@@ -93,7 +93,7 @@ def gazetteer() -> bytes:
 PACKED = {"policy": policy, "bible": bible}
 MIXED = {"bible": bible, "foldoc": foldoc, "gazetteer": gazetteer}
 N_PACKED, N_CHARGED = 200_000, 40_000
-STEPS = 1200  # of going on with the trained model on a long text
+STEPS = 600  # of going on with the trained model on a long text
 
 
 def xz_size(data: bytes) -> int:
