@@ -1,4 +1,4 @@
-"""The command line: shalab data | train | watch | plan | eval | generate | compress | decompress | export | info."""
+"""The command line: shalab data | train | watch | plan | eval | generate | (de)compress | export | page | info."""
 
 import argparse
 import inspect
@@ -175,6 +175,10 @@ def parser() -> argparse.ArgumentParser:
     add("out", help="a new folder or file; eval, generate and info read it like a run's, but for onnx")
     formats = "folder", "onnx", "safetensors"
     add("--format", choices=formats, default="folder", help="the last two are single files for other programs")
+
+    add = command("page", page_command, "a model as one web page, in which it reads and writes").add_argument
+    add("run", help="a run's folder, or an export's")
+    add("out", help="a new HTML file, to open or to send to somebody")
 
     info = command("info", info_command, "presets, corpora and this machine; or what a run holds", machine)
     info.add_argument("run", nargs="?", help="a run's folder, or a checkpoint file")
@@ -460,6 +464,13 @@ def export_command(options) -> None:
 
     write = {"folder": export, "onnx": portable.export_onnx, "safetensors": portable.export_safetensors}
     write[options.format](options.run, options.out)
+
+
+def page_command(options) -> None:
+    from shalab.pages.run import page
+
+    n_bytes = page(options.run, options.out)
+    print(f"{options.out}: {n_bytes / 1e6:.1f} MB")
 
 
 def info_command(options) -> None:

@@ -5,7 +5,7 @@ python -m shalab.course copy [--fresh]   my-course/ with empty outputs; never ov
 python -m shalab.course grade FOLDER     runs handed-in copies and says who passed what; see shalab/grade.py
 python -m shalab.course execute [NAME]   runs notebooks again and stores their outputs
 python -m shalab.course minutes          copies what the notebooks say of their length into README.md and teaching.md
-python -m shalab.course html FOLDER      pages that need neither a kernel nor a network
+python -m shalab.course html FOLDER      pages for readers without Python; --stored runs nothing, for pictures only
 """
 
 import argparse
@@ -120,17 +120,21 @@ def copy(fresh: bool = False) -> Path:
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=".") as part:  # the copy appears whole or not at all
             for path in sorted(notebooks_dir().glob("**/[0-9][0-9]_*.ipynb")):
-                notebook = nbformat.read(path, as_version=4)
-                for cell in notebook.cells:
-                    if cell.cell_type == "code":
-                        cell.outputs, cell.execution_count = [], None
-                place = Path(part) / "course" / path.relative_to(notebooks_dir())
-                place.parent.mkdir(parents=True, exist_ok=True)
-                nbformat.write(notebook, place)
+                write_without_outputs(path, Path(part) / "course" / path.relative_to(notebooks_dir()))
             if teaching().exists():
                 shutil.copy(teaching(), Path(part) / "course")
             shutil.move(Path(part) / "course", target)
     return target
+
+
+def write_without_outputs(path: Path, place: Path) -> None:
+    """A copy of the notebook at `path`, as it is before anything is run."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    place.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, place)
 
 
 def lab(options: list[str]) -> None:
@@ -173,13 +177,18 @@ def _tell_the_way() -> None:
 
 def run_all(notebook: nbformat.NotebookNode, record_timing: bool = False) -> None:
     """Runs its cells in a kernel of their own and an empty folder; outputs, and times if asked for, go into it."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_in(Path(folder), notebook, record_timing)
+
+
+def run_in(folder: Path, notebook: nbformat.NotebookNode, record_timing: bool = False) -> None:
+    """The same in a folder that stays."""
     from nbclient import NotebookClient
 
-    with tempfile.TemporaryDirectory() as folder:
-        NotebookClient(
-            notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", record_timing=record_timing,
-            coalesce_streams=True, resources={"metadata": {"path": folder}},
-        ).execute()  # fmt: skip
+    NotebookClient(
+        notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", record_timing=record_timing,
+        coalesce_streams=True, resources={"metadata": {"path": str(folder)}},
+    ).execute()  # fmt: skip
 
 
 def execute(path: Path) -> None:
@@ -202,49 +211,6 @@ def execute(path: Path) -> None:
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = {"name": "python"}
     nbformat.write(notebook, path)
-
-
-def html(folder: Path) -> None:
-    """Writes every notebook as a page that asks no host for anything.
-
-    Widgets become their pictures and equations become MathML, which browsers draw by themselves.
-    """
-    from latex2mathml.converter import convert
-    from nbconvert.exporters import HTMLExporter
-    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-
-    from shalab.plots import img_tag
-
-    class Renderer(IPythonRenderer):
-        def inline_math(self, body):
-            return convert(body)
-
-        def block_math(self, body):
-            return convert(body.replace("{aligned}", "{split}"), display="block")  # the same, by a name it knows
-
-    class Exporter(HTMLExporter):
-        def markdown2html(self, source):
-            return MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
-
-    # require.js, MathJax and mermaid would come from other hosts
-    template = "{% extends 'lab/index.html.j2' %}" + "".join(
-        f"{{% block html_head_js{part} %}}{{% endblock %}}" for part in ("", "_mathjax", "_mermaidjs")
-    )
-    exporter = Exporter(raw_template=template)
-    for path in [*sorted(notebooks_dir().glob("**/[0-9][0-9]_*.ipynb")), *notebooks_dir().glob(teaching().name)]:
-        if path.suffix == ".md":
-            text = nbformat.v4.new_markdown_cell(path.read_text(encoding="utf-8"), id="page")
-            notebook = nbformat.v4.new_notebook(cells=[text])
-        else:
-            notebook = nbformat.read(path, as_version=4)
-        for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
-            data = output.get("data", {})
-            if data.pop("application/vnd.jupyter.widget-view+json", None):
-                data["text/html"] = img_tag(data.pop("image/png"), data["text/plain"])
-        page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
-        place = folder / path.relative_to(notebooks_dir()).with_suffix(".html")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(re.sub(r'(href="[^":]*)\.(?:ipynb|md)(["#])', r"\1.html\2", page), encoding="utf-8")
 
 
 def minutes(path: Path) -> tuple[str, int, list[tuple[str, int]]]:
@@ -299,8 +265,9 @@ def main(arguments: list[str] | None = None) -> int:
     grading.add_argument("--out", type=Path, default=Path("grades.csv"), metavar="CSV", help="default: %(default)s")
     grading.add_argument("--seconds", type=float, default=180.0, help="for each exercise (default: %(default)g)")
     commands.add_parser("minutes", help="store what the notebooks say of their length in README.md and teaching.md")
-    exporting = commands.add_parser("html", help="the course as pages that need no network")
+    exporting = commands.add_parser("html", help="the course as pages that need no network; runs it for its widgets")
     exporting.add_argument("folder", type=Path)
+    exporting.add_argument("--stored", action="store_true", help="run nothing: stored pictures instead of widgets")
     options, further = parser.parse_known_args(arguments)
     if further and options.command != "lab":
         parser.error(f"unrecognized arguments: {' '.join(further)}")
@@ -310,7 +277,9 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "copy":
             print(copy(options.fresh))
         elif options.command == "html":
-            html(options.folder)
+            from shalab.pages import course as pages  # which imports this module
+
+            pages.write(options.folder, living=not options.stored)
         elif options.command == "minutes":
             store_minutes()
         elif options.command == "grade":

@@ -46,16 +46,21 @@ def both_ways(request):
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory):
-    """JupyterLab in a browser; its screenshots stay in tests/pictures."""
+def browser():
     from playwright.sync_api import sync_playwright
 
-    folder, home = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("home")
     with sync_playwright() as playwright:
         browser = launch_browser(playwright)
-        with Server(folder, home) as server:
-            yield Lab(server, browser, Path(__file__).parent / "pictures")
+        yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def lab(browser, tmp_path_factory):
+    """JupyterLab in a browser; its screenshots stay in tests/pictures."""
+    folder, home = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("home")
+    with Server(folder, home) as server:
+        yield Lab(server, browser, Path(__file__).parent / "pictures")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import torch
 
 from shalab import course
 from shalab.errors import InputError
+from shalab.pages import course as pages
 
 CELLS = (
     "import time, torch\nprint(torch.arange(5).sum().item(), end='')",
@@ -137,7 +138,7 @@ def test_the_rule_for_pages_knows_what_is_fetched():
 
 
 def test_pages_need_no_network_and_show_equations_and_pictures(stored, tmp_path):
-    course.main(["html", str(tmp_path / "pages")])
+    course.main(["html", "--stored", str(tmp_path / "pages")])
     page = (tmp_path / "pages" / "00_a.html").read_text(encoding="utf-8")
     assert (tmp_path / "pages" / "solutions" / "00_a.html").exists()
     assert not loaded_from_hosts(page)
@@ -147,10 +148,10 @@ def test_pages_need_no_network_and_show_equations_and_pictures(stored, tmp_path)
 
 
 def test_no_page_of_the_course_needs_a_network(tmp_path):
-    course.html(tmp_path)
-    pages = list(tmp_path.rglob("*.html"))
-    assert len(pages) >= len(course.notebooks())
-    for page in pages:
+    pages.write(tmp_path, living=False)
+    files = list(tmp_path.rglob("*.html"))
+    assert len(files) >= len(course.notebooks())
+    for page in files:
         text = page.read_text(encoding="utf-8")
         assert not loaded_from_hosts(text), page
         assert "$$" not in text and "\\begin{" not in text and "<mi>&" not in text, page

@@ -133,7 +133,7 @@ assert cli.main(["train", *arguments.split()]) == 0
 assert cli.main(["train", "--resume", "--out", "r"]) == 0
 assert cli.main(["eval", "r", "--dtype", "float32"]) == 0
 assert cli.main(["generate", "r", "--prompt", "今天 é", "--bytes", "9"]) == 0
-assert cli.main(["info", "r"]) == cli.main(["export", "r", "s"]) == 0
+assert cli.main(["info", "r"]) == cli.main(["export", "r", "s"]) == cli.main(["page", "s", "page.html"]) == 0
 text = "今天 é <␍>"
 n = len(text.encode())
 for widget in (
@@ -142,7 +142,7 @@ for widget in (
     TokenExplorer(text, np.ones(n), {"今": [1] * n}), ClaimDial([Claim("今", b"ab", np.ones(2), b"ab")], "今"),
     GuessingGame(text + "x", n, n + 1), Prediction("今", 1, low=0, high=2, unit="é"),
     PredictedCurve([1, 2], [1, 2], "今", "é", "今"), TrustInspector(Path("r")),
-    Dashboard.from_folder("r", {"今": 7.0}), BoomExplorer(7, 2),
+    Dashboard.from_folder("r", {"今": 7.0}), BoomExplorer(7, 2), Playground({"今": "r"}, text),
 ):
     print(widget._repr_mimebundle_()[0]["text/plain"])
 plots.save(plots.ladder({"今": 2.0}, "今"), Path("ladder.png"))

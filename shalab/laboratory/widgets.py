@@ -1,25 +1,30 @@
 """How fast the widgets answer and what they cost: a part of `make bench`.
 
 A widget's own script draws in a bare page, with a stand-in for the kernel that holds the state a kernel would send;
-the dashboard's messages leave a real kernel.
+the dashboard's messages leave a real kernel, and the page of a notebook is opened from its file.
 """
 
 import base64
 import json
 import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from unittest import mock
 
+import nbformat
 import numpy as np
 from jupyter_client.manager import start_new_kernel
 
 from shalab.corpus import load_corpus
+from shalab.course import notebooks, notebooks_dir
 from shalab.device import Precision
 from shalab.laboratory.timing import median_ratio
 from shalab.model import SHARNN, ModelConfig
+from shalab.pages.course import Page, executed, rendered
 from shalab.presets import PRESETS
 from shalab.train import Trainer
 from shalab.widgets import dashboard as live
@@ -211,10 +216,28 @@ def bench_dashboard() -> dict[str, tuple[float, float]]:
         manager.shutdown_kernel(now=True)
 
 
+def bench_page(page) -> dict[str, tuple[float, float]]:
+    """The page of notebook 03, from its file: figure -> what it was, and its limit."""
+    path = notebooks()[3]
+    notebook = nbformat.read(path, as_version=4)
+    of_03 = Page(path.relative_to(notebooks_dir()), notebook, executed(notebook))
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "page.html"
+        place.write_text(rendered(of_03, [of_03]), encoding="utf-8")
+        page.goto(place.as_uri())
+        page.wait_for_selector("body[data-drawn]")
+        first, drawn = page.evaluate(
+            "[performance.getEntriesByName('first-contentful-paint')[0].startTime, Number(document.body.dataset.drawn)]"
+        )
+        size = place.stat().st_size
+    return {"size, MB": (size / 1e6, 15), "first paint, ms": (first, 1000), "all widgets drawn, ms": (drawn, 3000)}
+
+
 BENCHES: dict[str, Callable] = {
     "explorer, 1,024 x 5,000": lambda page: bench_explorer(page, 5000),
     "explorer, 1,024 x 16,000": lambda page: bench_explorer(page, 16_000),
     "dashboard": lambda page: bench_dashboard(),
+    "page of notebook 03": bench_page,
 }
 
 

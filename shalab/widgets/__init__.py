@@ -10,6 +10,7 @@ from shalab.widgets.explorer import AttentionExplorer
 from shalab.widgets.frames import Frames
 from shalab.widgets.guessing import GuessingGame
 from shalab.widgets.memory import MemoryView
+from shalab.widgets.playground import Playground
 from shalab.widgets.prediction import PredictedCurve, Prediction
 from shalab.widgets.surprise import SurpriseMap
 from shalab.widgets.tokens import TokenExplorer
@@ -23,6 +24,7 @@ __all__ = [
     "Frames",
     "GuessingGame",
     "MemoryView",
+    "Playground",
     "PredictedCurve",
     "Prediction",
     "SurpriseMap",

@@ -150,13 +150,17 @@ function plot(context, width, height, { curves, levels = [], title, xName, log =
 
   let at = right;
   context.font = font(12);
+  const beginning = context.measureText(title).width;
   context.textAlign = "right";
-  for (const { name, ink } of curves.filter((curve) => curve.name && curve.y.some(good)).reverse()) {
+  const legend = curves.filter((curve) => curve.name && curve.y.some(good)).reverse();
+  const long = legend.reduce((sum, { name }) => sum + context.measureText(name).width + 43, beginning);
+  const down = long > right ? 14 : 0; // below the title, where there is no room beside it
+  for (const { name, ink } of legend) {
     context.fillStyle = shade("--shalab-ink");
-    context.fillText(name, at, 13);
+    context.fillText(name, at, 13 + down);
     at -= context.measureText(name).width + 5;
     context.fillStyle = shade(ink);
-    context.fillRect(at - 14, 8, 14, 3);
+    context.fillRect(at - 14, 8 + down, 14, 3);
     at -= 24;
   }
   return { left, right, top, bottom, px, py };

@@ -41,6 +41,7 @@ export default () => {
       let against = BYTES;
       const ask = (what) => element("button", { onclick: () => model.send({ ask: what }) }, what);
       const [pause, proceed, stop] = [ask("pause"), ask("continue"), ask("stop")];
+      const python = model.kernel !== false; // a page without Python shows what was
       [pause, proceed, stop].forEach(keepKeys); // JupyterLab's Enter would begin to edit the cell
       const bar = element("progress", { max: 1, value: 0, "aria-label": "updates done" });
       const state = element("strong", { role: "status" });
@@ -92,9 +93,9 @@ export default () => {
 
       function draw() {
         const [step, nBytes, , , , , speed] = rows().at(-1) ?? [0, 0];
-        const alive = model.get("controls") && ["running", "paused"].includes(store.state);
+        const alive = python && model.get("controls") && ["running", "paused"].includes(store.state);
         pause.disabled = !alive || store.state === "paused";
-        const gone = model.get("resumes") && ["stopped", "unfinished", "failed"].includes(store.state);
+        const gone = python && model.get("resumes") && ["stopped", "unfinished", "failed"].includes(store.state);
         proceed.disabled = !gone && (!alive || store.state === "running");
         stop.disabled = !alive;
         bar.value = store.total_steps ? step / store.total_steps : 0;
@@ -114,6 +115,7 @@ export default () => {
       }
 
       const controls = model.get("controls") ? [pause, proceed, stop] : [];
+      if (controls.length && !python) controls.push("(these buttons need Python)");
       el.append(element("div", { class: "shalab", role: "group", "aria-label": "training dashboard" },
         element("div", { class: "shalab-row" }, ...controls, bar, state, figures), fault,
         element("div", { class: "shalab-row" }, axis.label),

@@ -106,7 +106,7 @@ function frame(head, area, width, signs, scale) {
   parts.push(label(LEFT + width / 2, TOP + HEIGHT + 31, "middle", "age: bytes back from the query byte", 12));
   parts.push(label(4, 15, "start", "query byte", 12));
   const [low, high] = scale === "linear" ? [0, head.range[1]] : head.range, start = LEFT + width - 146;
-  parts.push(label(start - 6, 15, "end", `weight ${low ? `≤ ${shortly(low)}` : "0"}`));
+  parts.push(label(start - 6, 15, "end", `${width < 300 ? "" : "weight "}${low ? `≤ ${shortly(low)}` : "0"}`));
   for (let i = 0; i < 24; i++) {
     const colour = CIVIDIS[Math.round((255 * i) / 23)];
     parts.push(`<rect x="${start + i * 4}" y="6" width="4.5" height="11" fill="rgb(${colour})"/>`);

@@ -40,6 +40,7 @@ function number(model, reveal) {
     type: "range", ...settings, step: 10 ** Math.floor(Math.log10((high - low) / 50)),
     "aria-label": model.get("question"), oninput: () => set(rail.valueAsNumber),
   });
+  rail.value = (low + high) / 2; // setting one limit after the other has moved it
   keepKeys(rail);
   const unit = model.get("unit");
   const bar = element("div", { class: "shalab-scale", role: "img" });

@@ -1,0 +1,254 @@
+"""Writes the course as pages that ask no host for anything: a page is one file, with all that it needs.
+
+Widgets go on by their own scripts (shim.js) and by answers.js, which says what Python would; equations are MathML.
+"""
+
+import base64
+import html
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from latex2mathml.converter import convert
+from nbconvert.filters.ansi import ansi2html
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+
+from shalab import course
+from shalab.pages.weights import packed
+from shalab.plots import img_tag
+
+HERE = Path(__file__).parent
+VIEW = "application/vnd.jupyter.widget-view+json"
+STORE = "from pathlib import Path; from shalab.pages.states import store; store(Path('states.json'))"
+LONG = 1000  # characters from which a value is kept once for all widgets of a page that have it
+
+
+@dataclass
+class Page:
+    """path: of the notebook or text, as in the course's folder; states: what `states.store` wrote."""
+
+    path: Path
+    notebook: NotebookNode
+    states: dict[str, dict]
+
+    @property
+    def address(self) -> Path:
+        return self.path.with_suffix(".html")
+
+    @property
+    def title(self) -> str:
+        prose = "\n".join(cell.source for cell in self.notebook.cells if cell.cell_type == "markdown")
+        found = re.search(r"^# (.+)$", prose, re.MULTILINE)
+        return found[1] if found else self.path.stem
+
+
+def write(folder: Path, living: bool = True) -> None:
+    """Writes a page for every notebook and for teachers, an index, and the notebooks' files without their outputs.
+
+    living  runs the notebooks that have widgets, to get what the widgets hold; that takes minutes. Otherwise a widget
+            is its stored picture
+    """
+    folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before anything is run
+    pages = list(read(living))
+    for page in pages:
+        place = folder / page.address
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(rendered(page, pages), encoding="utf-8")
+        if page.path.suffix == ".ipynb":
+            course.write_without_outputs(course.notebooks_dir() / page.path, folder / page.path)
+        print(f"{place}  {place.stat().st_size / 1e6:.1f} MB", flush=True)
+    (folder / "index.html").write_text(contents(pages), encoding="utf-8")
+
+
+def read(living: bool) -> Iterator[Page]:
+    """All pages in the course's order: notebooks, solutions, the page for teachers."""
+    own = course.notebooks_dir()
+    for path in [*course.notebooks(), *sorted(own.glob("solutions/[0-9][0-9]_*.ipynb"))]:
+        notebook = nbformat.read(path, as_version=4)
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        if living and any(VIEW in output.get("data", {}) for output in outputs):
+            print(f"running {path.name} for its widgets", flush=True)
+            yield Page(path.relative_to(own), notebook, executed(notebook))
+        else:
+            yield Page(path.relative_to(own), notebook, {})
+    if course.teaching().exists():
+        text = nbformat.v4.new_markdown_cell(course.teaching().read_text(encoding="utf-8"))
+        yield Page(course.teaching().relative_to(own), nbformat.v4.new_notebook(cells=[text]), {})
+
+
+def executed(notebook: NotebookNode) -> dict[str, dict]:
+    """Runs the notebook anew, and returns what its widgets hold at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        notebook.cells.append(nbformat.v4.new_code_cell(STORE))
+        course.run_in(Path(folder), notebook)
+        notebook.cells.pop()
+        return json.loads((Path(folder) / "states.json").read_text(encoding="utf-8"))
+
+
+class Renderer(IPythonRenderer):
+    """Equations as MathML, code in colours; a table has a frame, which scrolls where the table is too wide."""
+
+    def inline_math(self, body: str) -> str:
+        return convert(body)
+
+    def block_math(self, body: str) -> str:
+        equation = convert(body.replace("{aligned}", "{split}"), display="block")  # the same, by a name it knows
+        return f'<span class="scroll">{equation}</span>'
+
+    def block_code(self, code: str, info: str | None = None) -> str:
+        return coloured(code) if (info or "").startswith("python") else f"<pre>{html.escape(code)}</pre>\n"
+
+
+def coloured(code: str) -> str:
+    return f'<pre class="code">{highlight(code.rstrip(), PythonLexer(), HtmlFormatter(nowrap=True)).rstrip()}</pre>\n'
+
+
+def article(page: Page) -> str:
+    """The notebook's cells, one after the other."""
+    parts = []
+    for cell in page.notebook.cells:
+        if cell.cell_type == "markdown":
+            prose = MarkdownWithMath(renderer=Renderer(escape=False)).render(cell.source)
+            prose = re.sub(r"<table>.*?</table>", r'<div class="scroll">\g<0></div>', prose, flags=re.DOTALL)
+            parts.append(f'<div class="prose">{prose}</div>\n')
+        elif cell.cell_type == "code":
+            source = coloured(cell.source)
+            if cell.metadata.get("jupyter", {}).get("source_hidden"):
+                source = f"<details><summary>Code of a side trip</summary>{source}</details>\n"
+            parts += [source, *(shown(output, page.states) for output in cell.outputs)]
+    # Links to other notebooks go to their pages.
+    linked = re.sub(r'(href="[^":]*)\.(?:ipynb|md)(["#])', r"\1.html\2", "".join(parts))
+    return linked.replace('href="solutions"', 'href="index.html#solutions"')
+
+
+def shown(output: NotebookNode, states: dict[str, dict]) -> str:
+    """One output: a living widget in the place of its picture, else the best of its forms."""
+    if output.output_type == "stream":
+        return f'<pre class="out">{ansi2html(output.text)}</pre>\n'
+    if output.output_type == "error":
+        return f'<pre class="out">{ansi2html(chr(10).join(output.traceback))}</pre>\n'
+    data = output.data
+    if VIEW in data:
+        picture = img_tag(data["image/png"].strip(), data["text/plain"])
+        model = data[VIEW]["model_id"]
+        living = f' data-model="{model}"' if model in states and "export default" in states[model]["esm"] else ""
+        return f'<div class="out"{living}>{picture}</div>\n'
+    if "text/html" in data:
+        return f'<div class="out scroll">{data["text/html"]}</div>\n'
+    if "image/svg+xml" in data:
+        return f'<div class="out">{data["image/svg+xml"]}</div>\n'
+    if "image/png" in data:
+        return f'<div class="out">{img_tag(data["image/png"].strip(), data["text/plain"])}</div>\n'
+    return f'<pre class="out">{ansi2html(data["text/plain"])}</pre>\n'
+
+
+def rendered(page: Page, pages: list[Page]) -> str:
+    """The whole file: the cells, what widgets need, and the ways to the other pages."""
+
+    def link(to: Path) -> str:
+        return os.path.relpath(to, page.path.parent).replace(os.sep, "/")
+
+    row = [other for other in pages if other.path.parent == page.path.parent and other.path.suffix == ".ipynb"]
+    links = [("Contents", link(Path("index.html")))]
+    if page in row:
+        here = row.index(page)
+        links += [(f"← {other.title}", link(other.address)) for other in row[max(0, here - 1) : here]]
+        links += [(f"{other.title} →", link(other.address)) for other in row[here + 1 : here + 2]]
+        twins = [other for other in pages if other.path.name == page.path.name and other is not page]
+        links += [("Solutions" if other.path.parent.name else "Exercises", link(other.address)) for other in twins]
+    return template(
+        "page.html", title=page.title, body=article(page), links=links, contents=link(Path("index.html")),
+        file=page.path.name if page.path.suffix == ".ipynb" else None, scripts=scripts(page.states),
+    )  # fmt: skip
+
+
+def scripts(states: dict[str, dict]) -> dict[str, str] | None:
+    """What a page's widgets are made of: their modules, and all else as JSON. None where there are no widgets."""
+    if not states:
+        return None
+    sources = list(dict.fromkeys(state["esm"] for state in states.values()))
+    modules = [re.sub(r"^export default ", "const widget_ = ", source, flags=re.MULTILINE) for source in sources]
+    shared: list[Any] = []
+    data = {
+        "widgets": {
+            name: {"module": sources.index(state["esm"]), **{key: _sharing(state[key], shared) for key in KEPT}}
+            for name, state in states.items()
+        },
+        "weights": _sharing(weights(), shared) if any(state["kind"] in READERS for state in states.values()) else None,
+        "shared": shared,
+    }
+    return {
+        # A widget's default may be a function that makes the widget, as in anywidget.
+        "modules": ",\n".join(
+            f'async () => {{ "use strict";\n{source}\nreturn typeof widget_ === "function" ? widget_() : widget_; }}'
+            for source in modules
+        ),
+        "data": in_a_page(json.dumps(data, separators=(",", ":"))),
+    }
+
+
+KEPT = ("kind", "css", "traits", "facts")
+READERS = ("AttentionExplorer", "GuessingGame")  # widgets for which the page has the trained model
+
+
+def weights() -> dict[str, str]:
+    return {"base64": base64.b64encode(packed(course.trained_model())).decode()}
+
+
+def _sharing(value: Any, shared: list) -> Any:
+    """The value with every long part in `shared`, once, and its place there instead."""
+    if isinstance(value, str) and len(value) >= LONG or isinstance(value, dict) and "base64" in value:
+        if value not in shared:
+            shared.append(value)
+        return {"shared": shared.index(value)}
+    if isinstance(value, dict):
+        return {key: _sharing(part, shared) for key, part in value.items()}
+    return [_sharing(part, shared) for part in value] if isinstance(value, list) else value
+
+
+def in_a_page(script: str) -> str:
+    """A script's text that no </script> in it can end."""
+    return script.replace("</", "<\\/").replace("<!--", "<\\u0021--")
+
+
+def contents(pages: list[Page]) -> str:
+    """The index, with a search through all sections."""
+    sections = [part for page in pages for part in _sections(page)]
+    groups = {
+        "Notebooks": [page for page in pages if page.path.parent == Path() and page.path.suffix == ".ipynb"],
+        "Solutions": [page for page in pages if page.path.parent != Path()],
+        "For teachers": [page for page in pages if page.path.suffix == ".md"],
+    }
+    return template("index.html", title="The course", groups=groups, sections=in_a_page(json.dumps(sections)))
+
+
+def _sections(page: Page) -> Iterator[tuple[str, str, str]]:
+    """(address, title, text) of each section, for the search."""
+    for part in re.split(r"(?=<h[1-4] id=)", article(page)):
+        heading = re.match(r'<h[1-4] id="([^"]*)">(.*?)<a class="anchor-link"', part, re.DOTALL)
+        words = html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<(svg|math)\b.*?</\1>", " ", part, flags=re.DOTALL)))
+        name = f": {html.unescape(re.sub('<[^>]+>', '', heading[2]))}" if heading else ""
+        anchor = f"#{heading[1]}" if heading else ""
+        yield page.address.as_posix() + anchor, page.title + name, " ".join(words.split())
+
+
+def template(name: str, **values: Any) -> str:
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+    font = base64.b64encode((HERE / "stix-two-math.woff2").read_bytes()).decode()
+    paths = [*(HERE / name for name in FILES), HERE.parent / "widgets" / "network.js"]
+    files = {path.stem: path.read_text(encoding="utf-8") for path in paths}
+    return environment.get_template(name).render(font=font, files=files, **values)
+
+
+FILES = ("pages.css", "theme.js", "answers.js", "shim.js", "reading.js", "search.js")
