@@ -45,6 +45,7 @@ def test_the_library_never_imports_the_laboratory():
     files = {path.relative_to(ROOT / "shalab"): path for path in (ROOT / "shalab").rglob("*.py")}
     imported = {name: laboratory_modules(path.read_text(encoding="utf-8")) for name, path in files.items()}
     assert imported[Path("laboratory/bench.py")] >= {"gpt", "timing", "widgets"}
+    assert imported.pop(Path("cli.py")) == {"lab"}, "by `shalab lab`, when it is asked for"
     assert not {name: found for name, found in imported.items() if found and name.parts[0] != "laboratory"}
 
 
@@ -53,7 +54,7 @@ def test_notebooks_run_experiments_and_no_development_tool():
     for path in [*course.notebooks(), *(course.notebooks_dir() / "solutions").glob("*.ipynb")]:
         cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
         for source in cells:
-            allowed = {"experiments", "feedforward", "heads", "race"}
+            allowed = {"distillation", "experiments", "feedforward", "heads", "lab", "race", "recurrences"}
             assert laboratory_modules(source) <= allowed, f"{path.name}: {source}"
 
 

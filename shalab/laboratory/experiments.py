@@ -241,12 +241,13 @@ def trust(steps: int = 600, recorded: int = 10, part: Part = _compute) -> dict:
     return {"lines": part("run", run)}
 
 
-def _without_head(model: SHARNN) -> None:
-    """Takes the head out, and the norms before and beside it; the LSTMs stay as they were set."""
+def without_head(model: SHARNN) -> SHARNN:
+    """Takes the head out, and the norms before and beside it, in place; the LSTMs stay as they were set."""
     for block in model.blocks:
         if block.attention is not None:
             block.attention = None
             del block.norm_mid, block.norm_memory
+    return model
 
 
 def _trainer(model: SHARNN, steps: int, seed: int) -> Trainer:
@@ -342,7 +343,7 @@ def backoff(
         torch.manual_seed(seed)
         model = SHARNN(starts[name])
         if name == "a copier's LSTMs, no head":
-            _without_head(model)
+            without_head(model)
         trainer = Trainer(model, open_corpus(), replace(recipe, lr=lr), Precision.pick(), steps, seed)
         finish(trainer)
         found = {"start": name, "lr": lr, "seed": seed, "n_parameters": model.n_parameters, "device": device}
