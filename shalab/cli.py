@@ -1,5 +1,4 @@
-"""The command line: shalab data | train | watch | plan | eval | generate | (de)compress | export | page | info."""
-"""The command line: shalab data | train | watch | plan | eval | generate | compress | ... | lab | info."""
+"""The command line: shalab data | train | watch | plan | eval | generate | compress | ... | lab | page | info."""
 
 import argparse
 import inspect
@@ -191,16 +190,16 @@ def parser() -> argparse.ArgumentParser:
     formats = "folder", "onnx", "safetensors"
     add("--format", choices=formats, default="folder", help="the last two are single files for other programs")
 
+    add = command("page", page_command, "a model as one web page, in which it reads and writes").add_argument
+    add("run", help="a run's folder, or an export's")
+    add("out", help="a new HTML file, to open or to send to somebody")
+
     add = command("lab", lab_command, "race other architectures on enwik6, small, in half an hour").add_argument
     add("file", help="for the results; what it holds already is not trained again")
     add("--only", nargs="+", default=(), metavar="NAME", help="some of the contestants, and whom they are held against")
     add("--bytes", type=int, default=300_000, metavar="N", help="that each of them reads (default: %(default)s)")
     add("--seeds", type=int, default=3, metavar="N", help="trainings of each (default: %(default)s)")
     add("--toy", action="store_true", help="models that learn next to nothing, in minutes")
-
-    add = command("page", page_command, "a model as one web page, in which it reads and writes").add_argument
-    add("run", help="a run's folder, or an export's")
-    add("out", help="a new HTML file, to open or to send to somebody")
 
     info = command("info", info_command, "show presets, corpora and this machine; or what a run holds", machine)
     info.add_argument("run", nargs="?", help="a run's folder, or a checkpoint file")
@@ -488,17 +487,17 @@ def export_command(options) -> None:
     write[options.format](options.run, options.out)
 
 
-def lab_command(options) -> None:
-    from shalab.laboratory import lab
-
-    lab.run(Path(options.file), options.only, options.bytes, options.seeds, options.toy)
-
-
 def page_command(options) -> None:
     from shalab.pages.run import page
 
     n_bytes = page(options.run, options.out)
     print(f"{options.out}: {n_bytes / 1e6:.1f} MB")
+
+
+def lab_command(options) -> None:
+    from shalab.laboratory import lab
+
+    lab.run(Path(options.file), options.only, options.bytes, options.seeds, options.toy)
 
 
 def info_command(options) -> None:

@@ -7,8 +7,8 @@ import torch
 from shalab.checks import exercise
 
 
-def _mixture(p, w, power: Callable = lambda p, w: p.log() * w):
-    product = power(p, w[:, None]).sum(0).exp()
+def _mixture(p, w):
+    product = (p ** w[:, None]).prod(0)
     return product / product.sum()
 
 
@@ -33,11 +33,8 @@ def _opinions(generator: torch.Generator):
         ),
         "the weights forgotten": (
             lambda p, w: _mixture(p, torch.ones_like(w)),
-            "Every prediction has a weight, an exponent: p to the power of w.",
-        ),
-        "times the weight": (
-            lambda p, w: _mixture(p, w, lambda p, w: (p * w).log()),
-            "The weight is the exponent, not a factor. A factor is the same for all bytes and drops out.",
+            "Every prediction has a weight, an exponent: p to the power of w. As a factor it would be the same for all "
+            "bytes and drop out.",
         ),
     },
 )
