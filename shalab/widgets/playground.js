@@ -392,6 +392,7 @@ export default {
       if (phase === "writing" && !left) {
         phase = "still";
         buttons();
+        save();
         if (!complete) return read();
       }
       if (!complete) return;
