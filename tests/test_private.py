@@ -1,6 +1,6 @@
-"""PyTorch's private names: which ones are used, what for, and what breaks when one goes.
+"""Private names of PyTorch and ipywidgets: which ones are used, what for, and what breaks when one goes.
 
-They may change in any release without notice. Whoever raises the bound of torch reads here what to look at.
+They may change in any release without notice. Whoever raises a bound of theirs reads here what to look at.
 """
 
 import ast
@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import ipywidgets
 import pytest
 import torch
 from torch import nn
@@ -49,6 +50,12 @@ PRIVATE: list[tuple[str, Callable, str, str]] = [
         lambda: nn.modules.module._has_any_global_hook,
         "the same for hooks that watch all modules",
         "the plain path, slower",
+    ),
+    (
+        "_instances",
+        lambda: ipywidgets.widgets.widget._instances,
+        "`make html` asks a notebook's kernel which widgets it holds",
+        "`make html`; the pages with pictures instead of widgets are written all the same",
     ),
     (
         "torch.ops.mkldnn",
