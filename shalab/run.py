@@ -315,7 +315,8 @@ class Run(Background):
     def _scores(self) -> dict[str, float]:
         model = SHARNN(self.config.model)
         model.load_state_dict(self.trainer.best)
-        model, alone = self.precision.place(model).eval(), replace(self.precision, team=ALONE)
+        alone = replace(self.precision, team=ALONE)
+        model = alone.place(model).eval()
         scores = {
             f"{split}_bpc": evaluate(model, self.corpus.data, *self.corpus.bounds[split], alone, stop=self.stop)
             for split in ("valid", "test")
