@@ -15,14 +15,14 @@ import shalab
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    "errors files metrics bundled corpus download batches parallel device door dropout lstm attention boom "
+    "errors files metrics bundled corpus batches parallel device door dropout lstm attention boom "
     "induction model optim schedules presets evaluate generate checkpoint events clock divergence snapshot train "
-    "background steering run_config run cli"
+    "background steering run_config run"
 ).split()
-# The core imports none of these until a command asks for it.
+# The core imports none of these.
 AROUND = (
-    "original export portable dynamic mixing archive kept baselines ledger plan calibrate follow terminal plots "
-    "diagram cell_diagram course capstone grade"
+    "download original export portable dynamic mixing archive kept baselines ledger plan calibrate follow terminal "
+    "plots diagram cell_diagram course capstone grade cli"
 ).split()
 TOKENIZATION = "tokenizer pieces counting accounts attacks".split()
 FAST = "conditions masks lstm attention boom lamb decoder process".split()
@@ -76,13 +76,24 @@ def test_modules_import_only_modules_before_them():
     for place, name in enumerate(modules):
         imports = re.findall(r"^(?:from shalab\.(\w+) import|from shalab import (\w+))", _source(name), re.M)
         for imported in (a or b for a, b in imports):
-            checks = imported == "checks" and name in ("capstone", "grade")
+            checks = (name, imported) in (("capstone", "checks"), ("grade", "checks"), ("cli", "commands"))
             assert checks or imported in modules[:place], f"{name} imports {imported}"
     for place, name in enumerate(TOKENIZATION):
         imports = re.findall(r"^from shalab\.([\w.]+) import", _source(f"tokenization/{name}"), re.M)
         for imported in imports:
             before = {"errors", "metrics", *(f"tokenization.{earlier}" for earlier in TOKENIZATION[:place])}
             assert imported in before, f"tokenization.{name} imports {imported}"
+
+
+def test_the_core_imports_nothing_around_it():
+    """Not even inside a function, but for `Run.launch`, which begins another process, and another format's file."""
+    found = set()
+    for name in [*ORDER, *(f"fast/{each}" for each in FAST)]:
+        imports = re.findall(
+            r"^ *(?:from shalab\.(\w+)|from shalab import (\w+)|import shalab\.(\w+))", _source(name), re.M
+        )
+        found |= {(name, imported) for each in imports for imported in each if imported not in ("", "fast", *ORDER)}
+    assert found == {("run", "follow"), ("checkpoint", "portable")}
 
 
 def test_no_module_but_one_names_a_device_or_moves_a_tensor():

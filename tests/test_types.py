@@ -12,7 +12,7 @@ device.py door.py dropout.py lstm.py attention.py boom.py induction.py model.py 
 schedules.py generate.py checkpoint.py events.py clock.py divergence.py snapshot.py train.py background.py steering.py
 run_config.py run.py cli.py original.py export.py portable.py dynamic.py mixing.py archive.py kept.py
 baselines.py ledger.py plan.py calibrate.py follow.py terminal.py plots.py diagram.py cell_diagram.py course.py
-capstone.py grade.py tokenization checks fast widgets pages
+capstone.py grade.py commands tokenization checks fast widgets pages
 """.split()
 
 
