@@ -86,6 +86,14 @@ class Server:
             self.process.kill()
         self.log.close()
 
+    def add_kernel(self, name: str, environment: dict[str, str]):
+        """A second kernel for Python, with these variables."""
+        folder = self.home / "jupyter_data_dir" / "kernels" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        spec = {"argv": command, "display_name": "Python 3", "language": "python", "env": environment}
+        (folder / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}/{path}"
 
@@ -176,6 +184,16 @@ class Lab:
         output = cell.locator(".jp-OutputArea-output")
         wait_until_idle(page)
         return "\n".join(output.all_inner_texts()).strip()
+
+    def save(self, page, name: str):
+        """Saves the notebook, and waits until its file holds what its cells show."""
+        file = self.server.folder / name
+        before = file.stat().st_mtime_ns
+        menu(page, "File", '[data-command="docmanager:save"]')
+        end = time.monotonic() + 60
+        while file.stat().st_mtime_ns == before or not file.read_text(encoding="utf-8").endswith("}\n"):
+            assert time.monotonic() < end, f"{name} was not saved"
+            time.sleep(0.1)
 
     def picture(self, target, name: str):
         """Keeps a screenshot of a page or of an element."""

@@ -1,6 +1,7 @@
-"""The notebooks say what they compute: nbval runs them again and compares every stored output.
+"""The notebooks say what they compute: they are run again, and nbval compares every stored output.
 
-They run from an installed package, in a folder of their own, and on a device that is not the model's home.
+They run from an installed package, in a folder of their own, and on a device that is not the model's home; those that
+a reader steps through in JupyterLab in a real browser, where there is one.
 """
 
 import copy
@@ -36,17 +37,54 @@ def installed(tmp_path_factory):
     return folder / "site"
 
 
-def nbval(path, installed):
-    """nbval's return code and report; the kernel works in the notebook's folder, with one thread, as all tests do."""
+@pytest.fixture
+def browsing(request):
+    """JupyterLab in a browser, or None where there is none; then nbval runs the notebooks itself."""
+    try:
+        return request.getfixturevalue("lab")
+    except pytest.skip.Exception:
+        return None
+
+
+def elsewhere(installed):
+    """Where a kernel finds the package and the device."""
+    return {"PYTHONPATH": os.pathsep.join([str(ELSEWHERE), str(installed)])}
+
+
+def nbval(path, installed, computed=None):
+    """nbval's return code and report; the kernel works in the notebook's folder, with one thread, as all tests do.
+
+    computed: the notebook as it was when it had been run already, whose outputs nbval then compares.
+    """
     options = f"--nbval --nbval-current-env --nbval-cell-timeout {course.CELL_TIMEOUT_S} -p no:cacheprovider".split()
     sanitizer = Path(__file__).with_name("nbval.cfg")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ELSEWHERE), str(installed)])}
-    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # quicker
+    environment = {**os.environ, **elsewhere(installed), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # quicker
+    if computed:
+        options += ["-p", "replay"]
+        environment |= {"PYTHONPATH": str(Path(__file__).parent), "COMPUTED": str(computed)}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "nbval.plugin", *options, "--nbval-sanitize-with", sanitizer, path],
         cwd=path.parent, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     return done.returncode, done.stdout[-4000:]
+
+
+def run_in_the_browser(path, lab, installed):
+    """Run All in a folder of its own; returns the notebook that JupyterLab then saves."""
+    name = f"{path.stem}/{path.name}"
+    lab.server.add_kernel("elsewhere", elsewhere(installed))
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.kernelspec = {"name": "elsewhere", "display_name": "Python 3"}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    (lab.server.folder / path.stem).mkdir()
+    nbformat.write(notebook, lab.server.folder / name)
+    with lab.open(name) as page:
+        lab.run_all(page, course.CELL_TIMEOUT_S)
+        lab.picture(page, path.stem)
+        lab.save(page, name)
+    return lab.server.folder / name
 
 
 def test_a_model_that_was_left_at_home_is_noticed(installed, tmp_path):
@@ -80,7 +118,7 @@ def test_the_package_that_notebooks_run_from_is_the_wheel(installed, tmp_path):
 
 
 @every_notebook
-def test_notebook_computes_what_it_shows(path, installed, tmp_path):
+def test_notebook_computes_what_it_shows(path, installed, browsing, tmp_path):
     """And an altered number is noticed: the first cell that prints one is there twice, once with a wrong digit."""
     notebook = nbformat.read(path, as_version=4)
     n_cells = len(code_cells(path))
@@ -98,7 +136,8 @@ def test_notebook_computes_what_it_shows(path, installed, tmp_path):
     output.text = output.text[: digit.start()] + altered + output.text[digit.end() :]
     notebook.cells.insert(place + 1, wrong)
     nbformat.write(notebook, tmp_path / path.name)
-    code, report = nbval(tmp_path / path.name, installed)
+    computed = run_in_the_browser(path, browsing, installed) if browsing else None
+    code, report = nbval(tmp_path / path.name, installed, computed)
     number = sum(cell.cell_type == "code" for cell in notebook.cells[: place + 1])
     assert code == 1 and f"1 failed, {n_cells} passed" in report, report
     assert f"::Cell {number} - " in report and "assert reference_output == test_output" in report, report
@@ -158,11 +197,3 @@ def test_solutions_solve_every_exercise(path, installed, tmp_path):
     assert code == 0, report
     for check in exercises:
         assert check.key in (tmp_path / checks.PROGRESS_FILE).read_text(encoding="utf-8")
-
-
-@every_notebook
-def test_notebook_runs_in_the_browser(path, lab):
-    shutil.copy(path, lab.server.folder)
-    with lab.open(path.name) as page:
-        lab.run_all(page, course.CELL_TIMEOUT_S)
-        lab.picture(page, path.stem)

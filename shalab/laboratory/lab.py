@@ -38,9 +38,7 @@ from shalab.errors import COUNT, InputError, refuse, wrong
 from shalab.fast.process import keep_freed_memory
 from shalab.files import write_json, writing
 from shalab.laboratory.contestants import CONTESTANTS, FULL, REFERENCE, TOY, Contestant, Size, contestant
-from shalab.laboratory.experiments import finish
-from shalab.laboratory.gpt import GPTTrainer
-from shalab.laboratory.race import scores
+from shalab.laboratory.race import scores, to_its_end
 from shalab.laboratory.timing import processor
 
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t by number of seeds
@@ -54,13 +52,8 @@ def trained(
     n_bytes: int | None = None,
 ) -> dict:
     """One training, from its first update to its scores; valid and test are None if it diverged."""
-    run, began = contestant(which, size, lr, seed, n_bytes), time.process_time()
-    if isinstance(run, GPTTrainer):
-        while run.step < run.total_steps:
-            run.update()
-    else:
-        finish(run)
-    taken = time.process_time() - began
+    run = contestant(which, size, lr, seed, n_bytes)
+    taken = to_its_end(run)
     whole = run.step == run.total_steps
     return {
         "seed": seed, "lr": lr, "n_bytes": run.n_bytes, "n_parameters": run.model.n_parameters,

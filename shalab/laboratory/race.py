@@ -104,15 +104,21 @@ def speeds(rates: dict[str, float], rounds: int = 12, slice_s: float = 1.0) -> d
     return found
 
 
-def trained(name: str, lr: float, n_bytes: int, seed: int) -> dict:
-    """One run, from its first update to its scores."""
-    run, began = contestant(name, lr, n_bytes, seed), time.process_time()
+def to_its_end(run: Trainer | GPTTrainer) -> float:
+    """Trains on to the last update; returns the processor's seconds."""
+    began = time.process_time()
     if isinstance(run, GPTTrainer):
         while run.step < run.total_steps:
             run.update()
     else:
         finish(run)
-    taken = time.process_time() - began
+    return time.process_time() - began
+
+
+def trained(name: str, lr: float, n_bytes: int, seed: int) -> dict:
+    """One run, from its first update to its scores."""
+    run = contestant(name, lr, n_bytes, seed)
+    taken = to_its_end(run)
     return {
         "contestant": name, "seed": seed, "lr": GPT_RECIPE.lr if name == GPT else lr, "n_bytes": run.n_bytes,
         "n_parameters": run.model.n_parameters, **scores(run), "processor_s": round(taken),
