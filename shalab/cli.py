@@ -76,21 +76,16 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="shalab", description=description)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def command(name: str, act: Callable, purpose: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def command(
+        name: str, act: Callable, purpose: str, *parents: argparse.ArgumentParser, usage: str | None = None
+    ) -> argparse.ArgumentParser:
         described = f"{purpose[0].upper()}{purpose[1:]}."
-        new = commands.add_parser(name, help=purpose, description=described, parents=parents)
+        new = commands.add_parser(name, help=purpose, description=described, parents=parents, usage=usage)
         new.set_defaults(command=act)
         return new
 
     machine = argparse.ArgumentParser(add_help=False)
-    add = machine.add_argument
-    add("--device", choices=DEVICES, default="auto", help="where to compute (default: auto, the fastest there is)")
-    add("--dtype", choices=("auto", *DTYPES), default="auto", help="format of matrix products (default: auto)")
-    add(
-        "--plain",
-        action="store_true",
-        help="compute by the plain equations, without the tricks that `shalab info` lists",
-    )
+    _add_machine(machine)
 
     trained = argparse.ArgumentParser(add_help=False)
     add = trained.add_argument
@@ -102,22 +97,28 @@ def parser() -> argparse.ArgumentParser:
         "name", choices=SOURCES, help=f"which one; it goes into a cache folder, or the one that ${CACHE_VARIABLE} names"
     )
 
-    train = command("train", train_command, "train a model", machine)
-    add = train.add_argument
+    usage = (
+        "shalab train [--preset PRESET] [--data NAME_OR_PATH] [--out DIR] [--resume]\n"
+        "                    [--minutes X | --steps N | --epochs E] [OPTION ...]"
+    )
+    train = command("train", train_command, "train a model; without options, the preset laptop on enwik6", usage=usage)
+    add = train.add_argument_group("what is trained").add_argument
     add("--preset", help=f"recipe: {', '.join(PRESETS)} (default: laptop)")
     add("--config", metavar="FILE", help="TOML or JSON with fields of [model] and [train], such as a run's config.json")
     add("--data", metavar="NAME_OR_PATH", help="corpus, file, folder, or - for standard input (default: enwik6)")
     add("--init-from", metavar="RUN_OR_MODEL", help="start from the best weights of a run or an export, with its model")
-    add("--out", metavar="DIR", help="the run's folder (default: runs/PRESET-DATA-NUMBER, a new one)")
     add("--seed", type=int, metavar="S", help="random seed: first weights, dropout, window lengths (default: 0)")
-    add("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
-    add("--change", action="store_true", help="with --resume: continue with the length and settings given here")
-    add = train.add_mutually_exclusive_group().add_argument
+    add = train.add_argument_group("how long (default: as the preset says)").add_mutually_exclusive_group().add_argument
     add("--minutes", type=float, metavar="X", help="train for X minutes, not counting evaluations")
     add("--steps", type=int, metavar="N", help="train for N updates")
     add("--epochs", type=float, metavar="E", help="train for E passes over the training split")
+    add = train.add_argument_group("the run's folder").add_argument
+    add("--out", metavar="DIR", help="where it is (default: runs/PRESET-DATA-NUMBER, a new one)")
+    add("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
+    add("--change", action="store_true", help="with --resume: continue with the length and settings given here")
+    _add_machine(train.add_argument_group("the machine"))
     for name, config in CONFIGS.items():
-        _add_fields(train.add_argument_group(f"{name} (default: the preset's values)"), config)
+        _add_fields(train.add_argument_group(f"[{name}] in a --config file (default: the preset's values)"), config)
 
     watch = command("watch", watch_command, "follow a run that another process trains, here or on another machine")
     watch.add_argument("run", help="the run's folder")
@@ -145,7 +146,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--streams", type=int, default=1, metavar="S", help="read it in S pieces side by side (default: 1)")
     add("--dynamic", action="store_true", help="learn from each byte after it is charged; valid is read before test")
-    add("--mix", action="store_true", help="mix with counts of long contexts in all the text before; one stream")
+    add("--mix", action="store_true", help="mix with counts of long contexts in all the text before; in one stream")
 
     text = command("generate", generate_command, "continue a prompt", trained, machine)
     add = text.add_mutually_exclusive_group().add_argument
@@ -174,7 +175,10 @@ def parser() -> argparse.ArgumentParser:
         help="pieces packed side by side (default: one per 100,000 bytes, at most 64)",
     )
     add(
-        "--mix", action=argparse.BooleanOptionalAction, default=True, help="with counts of long contexts (default: yes)"
+        "--mix",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="mix in counts of long contexts (default: yes)",
     )
     add("--learn", action="store_true", help="keep training on what has been read: a smaller archive, and far slower")
 
@@ -185,25 +189,36 @@ def parser() -> argparse.ArgumentParser:
     add = command(
         "export", export_command, "copy a finished run without what only resuming needs, to share it"
     ).add_argument
-    add("run", help="a finished run's folder; for one file, also one that is not finished")
-    add("out", help="a new folder or file; eval, generate and info read it like a run's, but for onnx")
+    add("run", help="a finished run's folder; for onnx and safetensors an unfinished one will do")
+    add("out", help="a new folder or file; eval, generate and info read it like a run's folder, but not onnx")
     formats = "folder", "onnx", "safetensors"
-    add("--format", choices=formats, default="folder", help="the last two are single files for other programs")
+    add("--format", choices=formats, default="folder", help="but for a folder: one file for other programs")
 
-    add = command("page", page_command, "a model as one web page, in which it reads and writes").add_argument
+    add = command("page", page_command, "write a model as one web page, in which it reads and writes").add_argument
     add("run", help="a run's folder, or an export's")
     add("out", help="a new HTML file, to open or to send to somebody")
 
-    add = command("lab", lab_command, "race other architectures on enwik6, small, in half an hour").add_argument
+    add = command("lab", lab_command, "compare other architectures, small ones on enwik6, in half an hour").add_argument
     add("file", help="for the results; what it holds already is not trained again")
-    add("--only", nargs="+", default=(), metavar="NAME", help="some of the contestants, and whom they are held against")
-    add("--bytes", type=int, default=300_000, metavar="N", help="that each of them reads (default: %(default)s)")
+    add("--only", nargs="+", default=(), metavar="NAME", help="only these contestants, and those they are held against")
+    add("--bytes", type=int, default=300_000, metavar="N", help="bytes that each of them reads (default: %(default)s)")
     add("--seeds", type=int, default=3, metavar="N", help="trainings of each (default: %(default)s)")
     add("--toy", action="store_true", help="models that learn next to nothing, in minutes")
 
     info = command("info", info_command, "show presets, corpora and this machine; or what a run holds", machine)
     info.add_argument("run", nargs="?", help="a run's folder, or a checkpoint file")
     return top
+
+
+def _add_machine(group) -> None:
+    add = group.add_argument
+    add("--device", choices=DEVICES, default="auto", help="where to compute (default: auto, the fastest there is)")
+    add("--dtype", choices=("auto", *DTYPES), default="auto", help="format of matrix products (default: auto)")
+    add(
+        "--plain",
+        action="store_true",
+        help="compute by the plain equations, without the tricks that `shalab info` lists",
+    )
 
 
 def _add_fields(group, config: type) -> None:
