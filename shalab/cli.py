@@ -192,13 +192,13 @@ def parser() -> argparse.ArgumentParser:
     add("run", help="a finished run's folder; for onnx and safetensors an unfinished one will do")
     add("out", help="a new folder or file; eval, generate and info read it like a run's folder, but not onnx")
     formats = "folder", "onnx", "safetensors"
-    add("--format", choices=formats, default="folder", help="but for a folder: one file for other programs")
+    add("--format", choices=formats, default="folder", help="onnx, safetensors: one file for other programs")
 
     add = command("page", page_command, "write a model as one web page, in which it reads and writes").add_argument
     add("run", help="a run's folder, or an export's")
     add("out", help="a new HTML file, to open or to send to somebody")
 
-    add = command("lab", lab_command, "compare other architectures, small ones on enwik6, in half an hour").add_argument
+    add = command("lab", lab_command, "compare small models of other kinds on enwik6, in half an hour").add_argument
     add("file", help="for the results; what it holds already is not trained again")
     add("--only", nargs="+", default=(), metavar="NAME", help="only these contestants, and those they are held against")
     add("--bytes", type=int, default=300_000, metavar="N", help="bytes that each of them reads (default: %(default)s)")
