@@ -211,7 +211,7 @@ def ladder(rows: dict[str, float], own: str, title: str = "", networks: Collecti
     colors = [BLUE if name == own else GREEN if name in networks else GREY for name in rows]
     bars = axes.barh(range(len(rows)), widths, color=colors)
     if networks:
-        meanings = {own: BLUE, "other networks": GREEN, "counting and compressors": GREY}
+        meanings = {own: BLUE, "networks": GREEN, "counting and compressors": GREY}
         handles = [Patch(color=ink, label=drawable(name)) for name, ink in meanings.items()]
         axes.legend(handles=handles, loc="lower right")
     signs = ["no score" if finite(value) is None else f"{value:.2f}" for value in rows.values()]
