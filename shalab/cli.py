@@ -43,9 +43,11 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="shalab", description=description)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def command(name: str, act: Callable, purpose: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def command(
+        name: str, act: Callable, purpose: str, *parents: argparse.ArgumentParser, usage: str | None = None
+    ) -> argparse.ArgumentParser:
         described = f"{purpose[0].upper()}{purpose[1:]}."
-        new = commands.add_parser(name, help=purpose, description=described, parents=parents)
+        new = commands.add_parser(name, help=purpose, description=described, parents=parents, usage=usage)
         new.set_defaults(command=act)
         return new
 

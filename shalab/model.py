@@ -37,8 +37,8 @@ class ModelConfig:
     dropout_input     probability after the embedding
     dropout_hidden    probability everywhere inside the blocks
     init_scale        linear and embedding weights start from N(0, init_scale / sqrt(D))
-    induction         True if the head begins as a copier, by `start_copying`
-    collapsed         True if the heads' value vectors are stored without the matrix that trained them
+    induction         the head starts as a copier, as shalab/induction.py sets it
+    collapsed         the heads' value vectors are stored without the matrix that trained them
     """
 
     vocab_size: int = 256

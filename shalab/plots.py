@@ -4,7 +4,7 @@ import base64
 import html
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -14,6 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator
 from PIL import Image
 
 from shalab.files import replacing
@@ -49,6 +51,10 @@ def curve(
             style = {"marker": "o", "markersize": 4, "markevery": alone.tolist(), **style}
         axes.plot(x, np.where(there, heights, np.nan), **style)
         axes.set_yscale("log" if log else "linear")
+        if log and axes.dataLim.minposy > 1e-3 and axes.dataLim.y1 < 1e4:  # 0.5 and not 5 × 10⁻¹
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
 
 
 def learning_curve(metrics: list[dict], references: dict[str, float] | None = None) -> Figure:
@@ -195,11 +201,19 @@ def _single(height: float, title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def ladder(rows: dict[str, float], own: str, title: str = "") -> Figure:
-    """Bits per byte as horizontal bars, in the order given; the bar called `own` stands out."""
+def ladder(rows: dict[str, float], own: str, title: str = "", networks: Collection[str] = ()) -> Figure:
+    """Bits per byte as horizontal bars, in the order given.
+
+    The bar called `own` stands out; those in `networks` have a colour that a legend explains.
+    """
     figure, axes = _single(0.45 * len(rows) + (1.2 if title else 0.9), title)
     widths = [finite(value) or 0 for value in rows.values()]
-    bars = axes.barh(range(len(rows)), widths, color=[BLUE if name == own else GREY for name in rows])
+    colors = [BLUE if name == own else GREEN if name in networks else GREY for name in rows]
+    bars = axes.barh(range(len(rows)), widths, color=colors)
+    if networks:
+        meanings = {own: BLUE, "networks": GREEN, "counting and compressors": GREY}
+        handles = [Patch(color=ink, label=drawable(name)) for name, ink in meanings.items()]
+        axes.legend(handles=handles, loc="lower right")
     signs = ["no score" if finite(value) is None else f"{value:.2f}" for value in rows.values()]
     axes.bar_label(bars, signs, padding=3)
     axes.set_yticks(range(len(rows)), map(drawable, rows))

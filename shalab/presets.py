@@ -15,7 +15,7 @@ class TrainConfig:
 
     batch_size        B, streams read side by side
     bptt              T, bytes per stream and window
-    vary_bptt         draw each window's length near bptt or its half, as `draw_bptt` says
+    vary_bptt         draw each window's length anew: mostly near bptt, now and then near its half
     accumulate        windows per update
     optimizer         "lamb" or "adamw"
     lr                learning rate, before the schedule
@@ -26,13 +26,13 @@ class TrainConfig:
     min_trust         floor of LAMB's trust ratio; None for ordinary LAMB, and for AdamW
     clip              largest norm of the whole gradient
     evaluations       how often the valid split is scored, evenly spread over the run
-    valid_bytes       how many of its first bytes that scores; 0 for all. The final scores are always of all
+    valid_bytes       score only so many bytes of valid while training; 0 for all. The final scores are always of all
     checkpoint_every  steps between checkpoints
     checkpoint_blocks compute each block again in the backward pass instead of storing what it needs: a third more
                       arithmetic, a fraction of the memory
     compile           hand the model to torch.compile: minutes of compiling, for a faster step where a GPU gains by it
-    log_every         updates between StepEvents, whose loss is the mean since the one before; only then, and at
-                      checkpoints and evaluations, does an update wait for a GPU
+    log_every         updates between two lines of the record, whose loss is the mean since the line before; only
+                      then, and at checkpoints and evaluations, does an update wait for a GPU
     sample_bytes      length of the sample that follows each evaluation; 0 for none
     """
 

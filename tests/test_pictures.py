@@ -172,6 +172,21 @@ def test_other_plots():
     assert len(drawn(plots.benchmark({"training": [speed], "learning": rows})).axes[1].lines) == len(NAMES)
 
 
+def test_a_ladder_tells_networks_from_the_rest():
+    figure = drawn(plots.ladder({"a": 3.0, "b": 2.0, "c": 1.0}, "b", networks={"b", "c"}))
+    inks = [matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in figure.axes[0].patches]
+    assert inks == [plots.GREY, plots.BLUE, plots.GREEN]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()][0] == "b"
+
+
+@pytest.mark.parametrize("y, told", [([0.3, 8.0], ["0.5", "1", "2", "5"]), ([1e-6, 2.0], ["$\\mathdefault{10^{-6}}$"])])
+def test_a_logarithmic_axis_counts_in_plain_numbers_where_they_are_short(y, told):
+    figure = drawn(plots.lines([1, 2], {"a": y}, "x", "y", yscale="log"))
+    low, high = figure.axes[0].get_ylim()
+    ticks = zip(figure.axes[0].get_yticks(), figure.axes[0].get_yticklabels(), strict=True)
+    assert [label.get_text() for place, label in ticks if low <= place <= high][: len(told)] == told
+
+
 def _played(text, guesses):
     game = GuessingGame(text + "x" * len(guesses), len(text.encode()), len(text.encode()) + len(guesses))
     game.guesses = guesses

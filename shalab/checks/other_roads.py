@@ -41,7 +41,7 @@ def _gates(generator: torch.Generator):
         ),
         "nothing is taken away": (
             lambda z, candidate, before: _min_gru(z, candidate, before, lambda z, h, new: h + z * new),
-            "What is new comes in the place of what was there: multiply the old h by 1 - z.",
+            "What is new takes the place of what was there: multiply the old h by 1 - z.",
         ),
     },
 )

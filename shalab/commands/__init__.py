@@ -14,13 +14,21 @@ from shalab.model import SHARNN
 class Command(Protocol):
     """Makes a command's parser: its name, the function that gets its options, what it does, options it shares."""
 
-    def __call__(self, name: str, act, purpose: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser: ...
+    def __call__(
+        self, name: str, act, purpose: str, *parents: argparse.ArgumentParser, usage: str | None = None
+    ) -> argparse.ArgumentParser: ...
 
 
 def machine() -> argparse.ArgumentParser:
     """Options: in what to compute."""
     options = argparse.ArgumentParser(add_help=False)
-    add = options.add_argument
+    add_machine(options)
+    return options
+
+
+def add_machine(group) -> None:
+    """The same, added to a parser or to a group of its options."""
+    add = group.add_argument
     add("--device", choices=DEVICES, default="auto", help="where to compute (default: auto, the fastest there is)")
     add("--dtype", choices=("auto", *DTYPES), default="auto", help="format of matrix products (default: auto)")
     add(
@@ -28,7 +36,6 @@ def machine() -> argparse.ArgumentParser:
         action="store_true",
         help="compute by the plain equations, without the tricks that `shalab info` lists",
     )
-    return options
 
 
 def trained() -> argparse.ArgumentParser:

@@ -29,7 +29,10 @@ def define(command: Command) -> None:
         help="pieces packed side by side (default: one per 100,000 bytes, at most 64)",
     )
     add(
-        "--mix", action=argparse.BooleanOptionalAction, default=True, help="with counts of long contexts (default: yes)"
+        "--mix",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="mix in counts of long contexts (default: yes)",
     )
     add("--learn", action="store_true", help="keep training on what has been read: a smaller archive, and far slower")
 

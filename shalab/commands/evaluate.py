@@ -25,7 +25,7 @@ def define(command: Command) -> None:
     )
     add("--streams", type=int, default=1, metavar="S", help="read it in S pieces side by side (default: 1)")
     add("--dynamic", action="store_true", help="learn from each byte after it is charged; valid is read before test")
-    add("--mix", action="store_true", help="mix with counts of long contexts in all the text before; one stream")
+    add("--mix", action="store_true", help="mix with counts of long contexts in all the text before; in one stream")
 
 
 def eval_command(options) -> None:

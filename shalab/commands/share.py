@@ -7,12 +7,12 @@ def define(command: Command) -> None:
     add = command(
         "export", export_command, "copy a finished run without what only resuming needs, to share it"
     ).add_argument
-    add("run", help="a finished run's folder; for one file, also one that is not finished")
-    add("out", help="a new folder or file; eval, generate and info read it like a run's, but for onnx")
+    add("run", help="a finished run's folder; for onnx and safetensors an unfinished one will do")
+    add("out", help="a new folder or file; eval, generate and info read it like a run's folder, but not onnx")
     formats = "folder", "onnx", "safetensors"
-    add("--format", choices=formats, default="folder", help="the last two are single files for other programs")
+    add("--format", choices=formats, default="folder", help="onnx, safetensors: one file for other programs")
 
-    add = command("page", page_command, "a model as one web page, in which it reads and writes").add_argument
+    add = command("page", page_command, "write a model as one web page, in which it reads and writes").add_argument
     add("run", help="a run's folder, or an export's")
     add("out", help="a new HTML file, to open or to send to somebody")
 

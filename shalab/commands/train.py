@@ -16,7 +16,7 @@ import torch
 
 from shalab.background import stop_on_interrupt
 from shalab.checkpoint import load_checkpoint, model_config
-from shalab.commands import Command, machine
+from shalab.commands import Command, add_machine
 from shalab.corpus import STDIN
 from shalab.device import Precision
 from shalab.errors import InputError
@@ -31,22 +31,28 @@ CONFIGS = {"model": ModelConfig, "train": TrainConfig}
 
 
 def define(command: Command) -> None:
-    train = command("train", train_command, "train a model", machine())
-    add = train.add_argument
+    usage = (
+        "shalab train [--preset PRESET] [--data NAME_OR_PATH] [--out DIR] [--resume]\n"
+        "                    [--minutes X | --steps N | --epochs E] [OPTION ...]"
+    )
+    train = command("train", train_command, "train a model; without options, the preset laptop on enwik6", usage=usage)
+    add = train.add_argument_group("what is trained").add_argument
     add("--preset", help=f"recipe: {', '.join(PRESETS)} (default: laptop)")
     add("--config", metavar="FILE", help="TOML or JSON with fields of [model] and [train], such as a run's config.json")
     add("--data", metavar="NAME_OR_PATH", help="corpus, file, folder, or - for standard input (default: enwik6)")
     add("--init-from", metavar="RUN_OR_MODEL", help="start from the best weights of a run or an export, with its model")
-    add("--out", metavar="DIR", help="the run's folder (default: runs/PRESET-DATA-NUMBER, a new one)")
     add("--seed", type=int, metavar="S", help="random seed: first weights, dropout, window lengths (default: 0)")
-    add("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
-    add("--change", action="store_true", help="with --resume: continue with the length and settings given here")
-    add = train.add_mutually_exclusive_group().add_argument
+    add = train.add_argument_group("how long (default: as the preset says)").add_mutually_exclusive_group().add_argument
     add("--minutes", type=float, metavar="X", help="train for X minutes, not counting evaluations")
     add("--steps", type=int, metavar="N", help="train for N updates")
     add("--epochs", type=float, metavar="E", help="train for E passes over the training split")
+    add = train.add_argument_group("the run's folder").add_argument
+    add("--out", metavar="DIR", help="where it is (default: runs/PRESET-DATA-NUMBER, a new one)")
+    add("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
+    add("--change", action="store_true", help="with --resume: continue with the length and settings given here")
+    add_machine(train.add_argument_group("the machine"))
     for name, config in CONFIGS.items():
-        _add_fields(train.add_argument_group(f"{name} (default: the preset's values)"), config)
+        _add_fields(train.add_argument_group(f"[{name}] in a --config file (default: the preset's values)"), config)
 
 
 def _add_fields(group, config: type) -> None:

@@ -109,7 +109,8 @@ class TrustInspector(Widget):
             [Line2D([], [], color=styles[kind][0], marker=styles[kind][1], linestyle="") for kind in there],
             [NAMES.get(kind, "ratio of the norms") for kind in there], loc="outside upper right", ncols=4, fontsize=8,
         )  # fmt: skip
-        axes.set_yticks(range(len(self.names)), map(drawable, self.names), fontsize=8)
+        names = [drawable(name, longest=60) for name in self.names]
+        axes.set_yticks(range(len(self.names)), names, fontsize=8)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2.5, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
