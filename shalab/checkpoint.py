@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shalab.errors import InputError
 from shalab.files import notice, replacing
-from shalab.model import SHARNN, ModelConfig
+from shalab.model import SHARNN, ModelConfig, blank
 
 FORMAT = "shalab checkpoint"
 VERSION = 2
@@ -108,8 +108,7 @@ def model_config(content: dict, path: Path) -> ModelConfig:
         raise InputError(f"{path} holds no model ({error})") from error
     shapes = None
     if config.n_layers <= len(best):
-        with torch.device("meta"):  # without the memory that a wrong configuration may ask for
-            shapes = {name: tensor.shape for name, tensor in SHARNN(config).state_dict().items()}
+        shapes = {name: tensor.shape for name, tensor in blank(config).state_dict().items()}
     if shapes != {name: getattr(tensor, "shape", None) for name, tensor in best.items()}:
         raise InputError(f"{path} holds weights of another configuration than its own")
     check_finite(best, path)

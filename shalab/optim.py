@@ -1,6 +1,7 @@
 """Min-trust LAMB, and AdamW beside it."""
 
 from collections.abc import Callable, Iterable
+from inspect import unwrap
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,10 @@ class Lamb(Optimizer):
             faults += wrong(AT_LEAST_0, min_trust=min_trust)
         refuse(faults)
         super().__init__(params, options)
+
+    # PyTorch wraps these to keep its compiler out, and to do so loads it: a second or more at the start of every run.
+    add_param_group, zero_grad = unwrap(Optimizer.add_param_group), unwrap(Optimizer.zero_grad)
+    state_dict, load_state_dict = unwrap(Optimizer.state_dict), unwrap(Optimizer.load_state_dict)
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None):

@@ -126,7 +126,7 @@ def test_every_text_file_is_opened_with_an_encoding():
 
 
 USES_EVERYTHING = """
-import warnings
+import sys, warnings
 warnings.filterwarnings("error", category=EncodingWarning, module="shalab")
 import numpy as np
 from pathlib import Path
@@ -145,6 +145,7 @@ assert cli.main(["train", "--resume", "--out", "r"]) == 0
 assert cli.main(["eval", "r", "--dtype", "float32"]) == 0
 assert cli.main(["generate", "r", "--prompt", "今天 é", "--bytes", "9"]) == 0
 assert cli.main(["info", "r"]) == cli.main(["export", "r", "s"]) == cli.main(["page", "s", "page.html"]) == 0
+assert cli.main(["info"]) == 0 and "torch._dynamo" not in sys.modules, "PyTorch's compiler takes seconds to load"
 text = "今天 é <␍>"
 n = len(text.encode())
 for widget in (
