@@ -133,9 +133,7 @@ _LAPTOP_MODEL = ModelConfig(
     dropout=0.05, dropout_input=0.05, dropout_hidden=0.05, init_scale=1.0, induction=True,
 )  # fmt: skip
 
-_OVERNIGHT_MODEL = replace(
-    _LAPTOP_MODEL, d_model=384, d_boom=1536, dropout=0.0, dropout_input=0.0, dropout_hidden=0.0,
-)  # fmt: skip
+_OVERNIGHT_MODEL = replace(_LAPTOP_MODEL, dropout=0.0, dropout_input=0.0, dropout_hidden=0.0)
 
 PRESETS = {
     "laptop": Preset(_LAPTOP_MODEL, _LAPTOP, Budget(minutes=5)),
