@@ -8,6 +8,7 @@ import html
 import json
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,7 +194,7 @@ def rendered(page: Page) -> str:
 
 
 def scripts(states: dict[str, dict]) -> dict[str, str] | None:
-    """What a page's widgets are made of: their modules, and all else as JSON. None where there are no widgets."""
+    """What a page's widgets are made of: their modules, and all else, compressed. None where there are no widgets."""
     if not states:
         return None
     sources = list(dict.fromkeys(state["esm"] for state in states.values()))
@@ -213,12 +214,22 @@ def scripts(states: dict[str, dict]) -> dict[str, str] | None:
             f'async () => {{ "use strict";\n{source}\nreturn typeof widget_ === "function" ? widget_() : widget_; }}'
             for source in modules
         ),
-        "data": in_a_page(json.dumps(data, separators=(",", ":"))),
+        "data": compressed(data),
     }
 
 
 KEPT = ("kind", "css", "traits", "facts")
 READERS = ("AttentionExplorer", "GuessingGame")  # widgets for which the page has the trained model
+
+
+def compressed(data: dict[str, Any]) -> str:
+    """`opened` of shim.js reads it: base64 of a zlib stream, in which lie the length of a JSON as uint32, the JSON, and
+    then all bytes that were in data["shared"], one part after the other; a part's length stands in its place."""
+    parts = [base64.b64decode(part["base64"]) if isinstance(part, dict) else None for part in data["shared"]]
+    shared = [text if part is None else len(part) for text, part in zip(data["shared"], parts, strict=True)]
+    head = json.dumps({**data, "shared": shared}, separators=(",", ":")).encode()
+    stream = b"".join([len(head).to_bytes(4, "little"), head, *filter(None, parts)])
+    return base64.b64encode(zlib.compress(stream, 9)).decode()
 
 
 def weights() -> dict[str, str]:
