@@ -61,7 +61,14 @@ TrustInspector([{"event": "trust", "step": step, "tensors": tensors} for step in
 PROSE = (
     r"""# 00 All widgets
 
-Text $a_t < b$ and [the next](01_more.ipynb#x). In JupyterLab, move the slider.
+Text $a_t < b$ and [the next](01_more.ipynb#x). In JupyterLab, move the slider; the stored
+picture shows one. It is $x \ln y$.
+
+1. A table:
+
+   | $b$ | c |
+   |---|---|
+   | in a list | 2 |
 
 $$
 \begin{aligned} c &= \sigma(W x) \\ d &= \sqrt{c} \end{aligned}
@@ -73,6 +80,12 @@ $$
     + "wide " * 40
     + "| a |\n"
 )
+PRINTED = """
+from IPython.display import Markdown, display
+print("a  b\\nc  " + 200 * "d")
+display(Markdown("**said**"))
+unseen = BoomExplorer(32, 2)
+"""
 FOLDED = nbformat.v4.new_code_cell("x = 1", metadata={"jupyter": {"source_hidden": True}}, id="folded")
 
 
@@ -85,6 +98,7 @@ def folder(tmp_path_factory):
     for name, source in CELLS.items():
         cells.append(nbformat.v4.new_markdown_cell(f"## {name}", id=f"m-{name}"))
         cells.append(nbformat.v4.new_code_cell(source, id=name))
+    cells.append(nbformat.v4.new_code_cell(PRINTED.strip(), id="printed"))
     cells[-1].outputs = [nbformat.v4.new_output("display_data", {pages.VIEW: {}})]  # a sign that there are widgets
     nbformat.write(nbformat.v4.new_notebook(cells=cells), own / "00_all.ipynb")
     text = nbformat.v4.new_markdown_cell("# 00 All widgets: solutions\n\nA needle, and </script>.", id="text")
@@ -137,12 +151,22 @@ def test_a_page_is_drawn_at_any_width_in_both_themes(opened, width, dark):
 def test_what_a_page_says_and_leads_to(opened, folder):
     text = (folder / "00_all.html").read_text(encoding="utf-8")
     assert not loaded_from_hosts(text)
-    assert text.count("<math") == 2 and 'href="01_more.html#x"' in text
+    assert text.count("<math") == 4 and 'href="01_more.html#x"' in text
+    assert (
+        '<mi>x</mi><mspace width="0.167em"/><mi>ln</mi><mspace width="0.167em"/><mi>y</mi></mrow></math>.</span>'
+        in text
+    )
     assert len(text) < 4.6e6  # less than base64 makes of the weights alone
     with opened() as page:
         once = "async (css) => (await opened(widgets.textContent)).shared.filter((part) => part === css).length"
         assert page.evaluate(once, widgets.base.Widget._css) == 1  # for all widgets
-        page.get_by_text("the next. Move the slider.").wait_for()
+        stored = "async () => Object.keys((await opened(widgets.textContent)).widgets).length"
+        assert page.evaluate(stored) == len(CELLS)  # and not the one that is never displayed
+        page.get_by_text("the next. Move the slider. It is").wait_for()
+        assert page.get_by_role("cell", name="in a list").count() == 1
+        assert page.locator("strong", has_text="said").count() == 1
+        printed = page.locator("pre.out", has_text="ddd")
+        assert printed.evaluate("node => node.scrollWidth > node.clientWidth && node.tabIndex === 0")
         banner = page.get_by_text("This page runs without Python: widgets work")
         assert banner.get_by_role("link").get_attribute("href") == "00_all.ipynb"
         assert nbformat.read(folder / "00_all.ipynb", as_version=4).cells[-1].outputs == []

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import nbformat
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from latex2mathml.converter import convert
+from mistune.plugins.table import table_in_list
 from nbconvert.filters.ansi import ansi2html
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
@@ -102,7 +103,7 @@ class Renderer(IPythonRenderer):
 
     def inline_math(self, body: str) -> str:
         equation = mathml(body)
-        return f'<span class="long">{equation}</span>' if len(words(equation)) > LONG_EQUATION else equation
+        return f'<span class="{"long" if len(words(equation)) > LONG_EQUATION else "whole"}">{equation}</span>'
 
     def block_math(self, body: str) -> str:
         return f'<span class="scroll">{mathml(body, "block")}</span>'
@@ -112,13 +113,29 @@ class Renderer(IPythonRenderer):
 
 
 def mathml(equation: str, display: Literal["inline", "block"] = "inline") -> str:
-    """The converter knows {aligned} by another name; and a minus after one of these is no difference."""
+    """The converter knows {aligned} by another name, and sets no space between a function's name and what it is of; and
+    a minus after one of these is no difference."""
     converted = convert(equation.replace("{aligned}", "{split}"), display=display)
+    converted = re.sub(rf"{FUNCTION}(?=<m(?!o))", rf"\1{THIN}", converted)
+    converted = re.sub(rf"(</m(?:i|n|sub)>){FUNCTION}", rf"\1{THIN}\2", converted)
     return re.sub(
         r"(<mo>(?:=|&#x0003D;|≈|&#x02248;|,|&#x0002C;)</mo>)<mo>(?=(?:−|&#x02212;)</mo>)",
         r'\1<mo form="prefix">',
         converted,
     )
+
+
+NAME = "<mi>(?:ln|log|exp|tanh)</mi>"
+FUNCTION = rf"((?<!<msup>)(?<!<msub>){NAME}|<msub>{NAME}<mn>\d+</mn></msub>)"
+THIN = '<mspace width="0.167em"/>'
+
+
+def prose(source: str) -> str:
+    """A cell's or an output's Markdown."""
+    markdown = MarkdownWithMath(renderer=Renderer(escape=False))
+    table_in_list(markdown)
+    text = re.sub(r"(</math>)</span>([.,:;)]+)", r"\1\2</span>", tables(markdown.render(source)))  # stays on its line
+    return f'<div class="prose">{text}</div>\n'
 
 
 def coloured(code: str) -> str:
@@ -133,8 +150,8 @@ def article(page: Page) -> str:
             source = cell.source
             if page.states:  # what only JupyterLab could do elsewhere is done here
                 source = re.sub(r"\bIn JupyterLab,?\s+(\w)", lambda first: first[1].upper(), source)
-            prose = MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
-            parts.append(f'<div class="prose">{tables(prose)}</div>\n')
+                source = re.sub(r";\s+the\s+stored\s+picture\s[^.]*(?=\.)", "", source)
+            parts.append(prose(source))
         elif cell.cell_type == "code":
             source = coloured(cell.source)
             if cell.metadata.get("jupyter", {}).get("source_hidden"):
@@ -153,7 +170,7 @@ def tables(prose: str) -> str:
     prose = re.sub(r"<table>.*?</table>", r'<div class="scroll">\g<0></div>', prose, flags=re.DOTALL)
     prose = re.sub(r"<th( [^>]*)?></th>", r"<td\1></td>", prose)
     return re.sub(
-        r"<th([^>]*)>(<math.*?</math>)</th>",
+        r"<th([^>]*)>(<span[^>]*><math.*?</math></span>)</th>",
         lambda th: f'<th{th[1]}><span class="unseen">{words(th[2])}</span><span aria-hidden="true">{th[2]}</span></th>',
         prose,
     )
@@ -167,22 +184,31 @@ def words(markup: str) -> str:
 def shown(output: NotebookNode, states: dict[str, dict]) -> str:
     """One output: a living widget in the place of its picture, else the best of its forms."""
     if output.output_type == "stream":
-        return f'<pre class="out">{ansi2html(output.text)}</pre>\n'
+        return printed(output.text)
     if output.output_type == "error":
-        return f'<pre class="out">{ansi2html(chr(10).join(output.traceback))}</pre>\n'
+        return printed("\n".join(output.traceback))
     data = output.data
     if VIEW in data:
         picture = img_tag(data["image/png"].strip(), data["text/plain"])
         model = data[VIEW]["model_id"]
-        living = f' data-model="{model}"' if model in states and "export default" in states[model]["esm"] else ""
-        return f'<div class="out"{living}>{picture}</div>\n'
+        living = model in states and "export default" in states[model]["esm"]
+        kind = f'class="out" data-model="{model}"' if living else 'class="out scroll"'
+        return f"<div {kind}>{picture}</div>\n"
+    if "text/markdown" in data:
+        return prose(data["text/markdown"])
     if "text/html" in data:
         return f'<div class="out scroll">{data["text/html"]}</div>\n'
     if "image/svg+xml" in data:
-        return f'<div class="out">{data["image/svg+xml"]}</div>\n'
+        return f'<div class="out scroll">{data["image/svg+xml"]}</div>\n'
     if "image/png" in data:
-        return f'<div class="out">{img_tag(data["image/png"].strip(), data["text/plain"])}</div>\n'
-    return f'<pre class="out">{ansi2html(data["text/plain"])}</pre>\n'
+        return f'<div class="out scroll">{img_tag(data["image/png"].strip(), data["text/plain"])}</div>\n'
+    return printed(data["text/plain"])
+
+
+def printed(text: str) -> str:
+    """Lines break where they are too long; those of a table, where gaps make columns, scroll instead."""
+    kind = "out columns" if re.search(r"\S {2,}\S", text) else "out"
+    return f'<pre class="{kind}">{ansi2html(text)}</pre>\n'
 
 
 def rendered(page: Page) -> str:

@@ -114,5 +114,6 @@ async function drawAll() {
       place.replaceChildren(...picture);
     });
   }
+  reach();
   document.body.dataset.drawn = performance.now(); // milliseconds from the beginning
 }
