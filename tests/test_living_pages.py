@@ -61,6 +61,12 @@ TrustInspector([{"event": "trust", "step": step, "tensors": tensors} for step in
 PROSE = (
     r"""# 00 All widgets
 
+**You will** try *every*
+widget.
+
+*Before you begin: nothing. Time:
+7 minutes.*
+
 Text $a_t < b$ and [the next](01_more.ipynb#x). In JupyterLab, move the slider; the stored
 picture shows one. It is $x \ln y$.
 
@@ -180,7 +186,9 @@ def test_what_a_page_says_and_leads_to(opened, folder):
         page.wait_for_url("**/index.html?q=needle")
         page.get_by_role("status").get_by_role("link", name="00 All widgets: solutions").click()
         page.get_by_role("link", name="Contents").click()
-        page.get_by_role("link", name="00 All widgets", exact=True).click()
+        entry = page.get_by_role("listitem").filter(has=page.get_by_role("link", name="00 All widgets", exact=True))
+        assert " ".join(entry.inner_text().split()) == "00 All widgets · 7 minutes You will try every widget."
+        entry.get_by_role("link").click()
         page.wait_for_url("**/00_all.html")
 
 
@@ -324,6 +332,32 @@ def test_the_page_reads_a_text_with_the_trained_model(opened):
     ages = [np.frombuffer(part, "<u4").reshape(n, -1)[10:, 0] for part in (bytes(found["top_ages"]), view["top_ages"])]
     assert (ages[0] == ages[1]).mean() > 0.95
     assert np.allclose(found["range"], view["range"], rtol=0.15)
+
+
+HOVER = """
+async (n) => {
+  const map = document.querySelector(".shalab-map canvas"), box = map.getBoundingClientRect();
+  for (let i = 0; i < n; i++) {
+    await new Promise(requestAnimationFrame);
+    const place = { clientX: box.left + 50, clientY: box.top + ((i * 89) % box.height), bubbles: true };
+    map.dispatchEvent(new PointerEvent("pointermove", place));
+  }
+}
+"""
+
+
+def test_pointing_at_weights_lays_the_page_out_once_a_frame(opened):
+    with opened() as page:
+        session = page.context.new_cdp_session(page)
+        session.send("Performance.enable")
+        laid_out = lambda: next(  # noqa: E731
+            metric["value"]
+            for metric in session.send("Performance.getMetrics")["metrics"]
+            if metric["name"] == "LayoutCount"
+        )
+        before = laid_out()
+        page.evaluate(HOVER, 40)
+        assert 30 < laid_out() - before < 50
 
 
 def test_keys_alone_play_the_game(opened):

@@ -50,9 +50,22 @@ class Page:
 
     @property
     def title(self) -> str:
-        prose = "\n".join(cell.source for cell in self.notebook.cells if cell.cell_type == "markdown")
-        found = re.search(r"^# (.+)$", prose, re.MULTILINE)
-        return found[1] if found else self.path.stem
+        return self._said(r"^# (.+)$") or self.path.stem
+
+    @property
+    def minutes(self) -> str | None:
+        return self._said(r"Time:\s+(\d+)\s+minutes")
+
+    @property
+    def plan(self) -> str:
+        """What a reader will do, as HTML."""
+        plan = self._said(r"(?<=\*\*You will\*\*)\s+((?:.+\n?)+)")
+        return prose(f"You will {plan}") if plan else ""
+
+    def _said(self, pattern: str) -> str | None:
+        text = "\n\n".join(cell.source for cell in self.notebook.cells if cell.cell_type == "markdown")
+        found = re.search(pattern, text, re.MULTILINE)
+        return found[1] if found else None
 
 
 def write(folder: Path, living: bool = True) -> None:
