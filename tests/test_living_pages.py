@@ -61,7 +61,20 @@ TrustInspector([{"event": "trust", "step": step, "tensors": tensors} for step in
 PROSE = (
     r"""# 00 All widgets
 
-Text $a_t < b$ and [the next](01_more.ipynb#x). In JupyterLab, move the slider.
+**You will** try *every*
+widget.
+
+*Before you begin: nothing. Time:
+7 minutes.*
+
+Text $a_t < b$ and [the next](01_more.ipynb#x). In JupyterLab, move the slider; the stored
+picture shows one. It is $x \ln y$.
+
+1. A table:
+
+   | $b$ | c |
+   |---|---|
+   | in a list | 2 |
 
 $$
 \begin{aligned} c &= \sigma(W x) \\ d &= \sqrt{c} \end{aligned}
@@ -73,6 +86,12 @@ $$
     + "wide " * 40
     + "| a |\n"
 )
+PRINTED = """
+from IPython.display import Markdown, display
+print("a  b\\nc  " + 200 * "d")
+display(Markdown("**said**"))
+unseen = BoomExplorer(32, 2)
+"""
 FOLDED = nbformat.v4.new_code_cell("x = 1", metadata={"jupyter": {"source_hidden": True}}, id="folded")
 
 
@@ -85,6 +104,7 @@ def folder(tmp_path_factory):
     for name, source in CELLS.items():
         cells.append(nbformat.v4.new_markdown_cell(f"## {name}", id=f"m-{name}"))
         cells.append(nbformat.v4.new_code_cell(source, id=name))
+    cells.append(nbformat.v4.new_code_cell(PRINTED.strip(), id="printed"))
     cells[-1].outputs = [nbformat.v4.new_output("display_data", {pages.VIEW: {}})]  # a sign that there are widgets
     nbformat.write(nbformat.v4.new_notebook(cells=cells), own / "00_all.ipynb")
     text = nbformat.v4.new_markdown_cell("# 00 All widgets: solutions\n\nA needle, and </script>.", id="text")
@@ -137,11 +157,22 @@ def test_a_page_is_drawn_at_any_width_in_both_themes(opened, width, dark):
 def test_what_a_page_says_and_leads_to(opened, folder):
     text = (folder / "00_all.html").read_text(encoding="utf-8")
     assert not loaded_from_hosts(text)
-    assert text.count("<math") == 2 and 'href="01_more.html#x"' in text
-    css = widgets.base.Widget._css
-    assert text.count(json.dumps(css)[1:60]) == 1  # once for all widgets
+    assert text.count("<math") == 4 and 'href="01_more.html#x"' in text
+    assert (
+        '<mi>x</mi><mspace width="0.167em"/><mi>ln</mi><mspace width="0.167em"/><mi>y</mi></mrow></math>.</span>'
+        in text
+    )
+    assert len(text) < 4.6e6  # less than base64 makes of the weights alone
     with opened() as page:
-        page.get_by_text("the next. Move the slider.").wait_for()
+        once = "async (css) => (await opened(widgets.textContent)).shared.filter((part) => part === css).length"
+        assert page.evaluate(once, widgets.base.Widget._css) == 1  # for all widgets
+        stored = "async () => Object.keys((await opened(widgets.textContent)).widgets).length"
+        assert page.evaluate(stored) == len(CELLS)  # and not the one that is never displayed
+        page.get_by_text("the next. Move the slider. It is").wait_for()
+        assert page.get_by_role("cell", name="in a list").count() == 1
+        assert page.locator("strong", has_text="said").count() == 1
+        printed = page.locator("pre.out", has_text="ddd")
+        assert printed.evaluate("node => node.scrollWidth > node.clientWidth && node.tabIndex === 0")
         banner = page.get_by_text("This page runs without Python: widgets work")
         assert banner.get_by_role("link").get_attribute("href") == "00_all.ipynb"
         assert nbformat.read(folder / "00_all.ipynb", as_version=4).cells[-1].outputs == []
@@ -155,13 +186,21 @@ def test_what_a_page_says_and_leads_to(opened, folder):
         page.wait_for_url("**/index.html?q=needle")
         page.get_by_role("status").get_by_role("link", name="00 All widgets: solutions").click()
         page.get_by_role("link", name="Contents").click()
-        page.get_by_role("link", name="00 All widgets", exact=True).click()
+        entry = page.get_by_role("listitem").filter(has=page.get_by_role("link", name="00 All widgets", exact=True))
+        assert " ".join(entry.inner_text().split()) == "00 All widgets · 7 minutes You will try every widget."
+        entry.get_by_role("link").click()
         page.wait_for_url("**/00_all.html")
 
 
 DRIVE = """
 async ([kind, { traits, facts }, steps, names]) => {
-  const model = new Model(kind, decoded(traits, []), decoded(facts, [])), told = [];
+  const decoded = (value) => {
+    if (value === null || typeof value !== "object") return value;
+    if ("base64" in value) return new DataView(Uint8Array.from(atob(value.base64), (c) => c.charCodeAt(0)).buffer);
+    if (Array.isArray(value)) return value.map(decoded);
+    return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, decoded(part)]));
+  };
+  const model = new Model(kind, decoded(traits), decoded(facts)), told = [];
   const plain = (value) => JSON.parse(JSON.stringify(value, (_, part) =>
     part instanceof DataView ? Array.from(uint8(part)) : part));
   const uint8 = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
@@ -275,8 +314,8 @@ def test_the_page_reads_a_text_with_the_trained_model(opened):
         assert expected._reach in own.inner_text() and f"Query byte {n - 1} of {n}" in own.inner_text()
         found = page.evaluate(
             """async (bytes) => {
-              const { weights, shared } = JSON.parse(document.getElementById("widgets").textContent);
-              const network = loadNetwork(new Uint8Array(decoded(weights, shared).buffer)), state = network.start();
+              const { weights, shared } = await opened(document.getElementById("widgets").textContent);
+              const network = loadNetwork(new Uint8Array(whole(weights, shared).buffer)), state = network.start();
               const rows = bytes.map((byte) => (network.step(state, byte), state.attention[0].weights));
               return Object.entries(viewOf(rows)).map(([name, part]) =>
                 [name, part instanceof DataView ? Array.from(new Uint8Array(part.buffer)) : part]);
@@ -293,6 +332,32 @@ def test_the_page_reads_a_text_with_the_trained_model(opened):
     ages = [np.frombuffer(part, "<u4").reshape(n, -1)[10:, 0] for part in (bytes(found["top_ages"]), view["top_ages"])]
     assert (ages[0] == ages[1]).mean() > 0.95
     assert np.allclose(found["range"], view["range"], rtol=0.15)
+
+
+HOVER = """
+async (n) => {
+  const map = document.querySelector(".shalab-map canvas"), box = map.getBoundingClientRect();
+  for (let i = 0; i < n; i++) {
+    await new Promise(requestAnimationFrame);
+    const place = { clientX: box.left + 50, clientY: box.top + ((i * 89) % box.height), bubbles: true };
+    map.dispatchEvent(new PointerEvent("pointermove", place));
+  }
+}
+"""
+
+
+def test_pointing_at_weights_lays_the_page_out_once_a_frame(opened):
+    with opened() as page:
+        session = page.context.new_cdp_session(page)
+        session.send("Performance.enable")
+        laid_out = lambda: next(  # noqa: E731
+            metric["value"]
+            for metric in session.send("Performance.getMetrics")["metrics"]
+            if metric["name"] == "LayoutCount"
+        )
+        before = laid_out()
+        page.evaluate(HOVER, 40)
+        assert 30 < laid_out() - before < 50
 
 
 def test_keys_alone_play_the_game(opened):

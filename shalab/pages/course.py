@@ -8,6 +8,7 @@ import html
 import json
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import nbformat
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from latex2mathml.converter import convert
+from mistune.plugins.table import table_in_list
 from nbconvert.filters.ansi import ansi2html
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
@@ -48,9 +50,22 @@ class Page:
 
     @property
     def title(self) -> str:
-        prose = "\n".join(cell.source for cell in self.notebook.cells if cell.cell_type == "markdown")
-        found = re.search(r"^# (.+)$", prose, re.MULTILINE)
-        return found[1] if found else self.path.stem
+        return self._said(r"^# (.+)$") or self.path.stem
+
+    @property
+    def minutes(self) -> str | None:
+        return self._said(r"Time:\s+(\d+)\s+minutes")
+
+    @property
+    def plan(self) -> str:
+        """What a reader will do, as HTML."""
+        plan = self._said(r"(?<=\*\*You will\*\*)\s+((?:.+\n?)+)")
+        return prose(f"You will {plan}") if plan else ""
+
+    def _said(self, pattern: str) -> str | None:
+        text = "\n\n".join(cell.source for cell in self.notebook.cells if cell.cell_type == "markdown")
+        found = re.search(pattern, text, re.MULTILINE)
+        return found[1] if found else None
 
 
 def write(folder: Path, living: bool = True) -> None:
@@ -101,7 +116,7 @@ class Renderer(IPythonRenderer):
 
     def inline_math(self, body: str) -> str:
         equation = mathml(body)
-        return f'<span class="long">{equation}</span>' if len(words(equation)) > LONG_EQUATION else equation
+        return f'<span class="{"long" if len(words(equation)) > LONG_EQUATION else "whole"}">{equation}</span>'
 
     def block_math(self, body: str) -> str:
         return f'<span class="scroll">{mathml(body, "block")}</span>'
@@ -111,13 +126,29 @@ class Renderer(IPythonRenderer):
 
 
 def mathml(equation: str, display: Literal["inline", "block"] = "inline") -> str:
-    """The converter knows {aligned} by another name; and a minus after one of these is no difference."""
+    """The converter knows {aligned} by another name, and sets no space between a function's name and what it is of; and
+    a minus after one of these is no difference."""
     converted = convert(equation.replace("{aligned}", "{split}"), display=display)
+    converted = re.sub(rf"{FUNCTION}(?=<m(?!o))", rf"\1{THIN}", converted)
+    converted = re.sub(rf"(</m(?:i|n|sub)>){FUNCTION}", rf"\1{THIN}\2", converted)
     return re.sub(
         r"(<mo>(?:=|&#x0003D;|≈|&#x02248;|,|&#x0002C;)</mo>)<mo>(?=(?:−|&#x02212;)</mo>)",
         r'\1<mo form="prefix">',
         converted,
     )
+
+
+NAME = "<mi>(?:ln|log|exp|tanh)</mi>"
+FUNCTION = rf"((?<!<msup>)(?<!<msub>){NAME}|<msub>{NAME}<mn>\d+</mn></msub>)"
+THIN = '<mspace width="0.167em"/>'
+
+
+def prose(source: str) -> str:
+    """A cell's or an output's Markdown."""
+    markdown = MarkdownWithMath(renderer=Renderer(escape=False))
+    table_in_list(markdown)
+    text = re.sub(r"(</math>)</span>([.,:;)]+)", r"\1\2</span>", tables(markdown.render(source)))  # stays on its line
+    return f'<div class="prose">{text}</div>\n'
 
 
 def coloured(code: str) -> str:
@@ -132,8 +163,8 @@ def article(page: Page) -> str:
             source = cell.source
             if page.states:  # what only JupyterLab could do elsewhere is done here
                 source = re.sub(r"\bIn JupyterLab,?\s+(\w)", lambda first: first[1].upper(), source)
-            prose = MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
-            parts.append(f'<div class="prose">{tables(prose)}</div>\n')
+                source = re.sub(r";\s+the\s+stored\s+picture\s[^.]*(?=\.)", "", source)
+            parts.append(prose(source))
         elif cell.cell_type == "code":
             source = coloured(cell.source)
             if cell.metadata.get("jupyter", {}).get("source_hidden"):
@@ -152,7 +183,7 @@ def tables(prose: str) -> str:
     prose = re.sub(r"<table>.*?</table>", r'<div class="scroll">\g<0></div>', prose, flags=re.DOTALL)
     prose = re.sub(r"<th( [^>]*)?></th>", r"<td\1></td>", prose)
     return re.sub(
-        r"<th([^>]*)>(<math.*?</math>)</th>",
+        r"<th([^>]*)>(<span[^>]*><math.*?</math></span>)</th>",
         lambda th: f'<th{th[1]}><span class="unseen">{words(th[2])}</span><span aria-hidden="true">{th[2]}</span></th>',
         prose,
     )
@@ -166,22 +197,31 @@ def words(markup: str) -> str:
 def shown(output: NotebookNode, states: dict[str, dict]) -> str:
     """One output: a living widget in the place of its picture, else the best of its forms."""
     if output.output_type == "stream":
-        return f'<pre class="out">{ansi2html(output.text)}</pre>\n'
+        return printed(output.text)
     if output.output_type == "error":
-        return f'<pre class="out">{ansi2html(chr(10).join(output.traceback))}</pre>\n'
+        return printed("\n".join(output.traceback))
     data = output.data
     if VIEW in data:
         picture = img_tag(data["image/png"].strip(), data["text/plain"])
         model = data[VIEW]["model_id"]
-        living = f' data-model="{model}"' if model in states and "export default" in states[model]["esm"] else ""
-        return f'<div class="out"{living}>{picture}</div>\n'
+        living = model in states and "export default" in states[model]["esm"]
+        kind = f'class="out" data-model="{model}"' if living else 'class="out scroll"'
+        return f"<div {kind}>{picture}</div>\n"
+    if "text/markdown" in data:
+        return prose(data["text/markdown"])
     if "text/html" in data:
         return f'<div class="out scroll">{data["text/html"]}</div>\n'
     if "image/svg+xml" in data:
-        return f'<div class="out">{data["image/svg+xml"]}</div>\n'
+        return f'<div class="out scroll">{data["image/svg+xml"]}</div>\n'
     if "image/png" in data:
-        return f'<div class="out">{img_tag(data["image/png"].strip(), data["text/plain"])}</div>\n'
-    return f'<pre class="out">{ansi2html(data["text/plain"])}</pre>\n'
+        return f'<div class="out scroll">{img_tag(data["image/png"].strip(), data["text/plain"])}</div>\n'
+    return printed(data["text/plain"])
+
+
+def printed(text: str) -> str:
+    """Lines break where they are too long; those of a table, where gaps make columns, scroll instead."""
+    kind = "out columns" if re.search(r"\S {2,}\S", text) else "out"
+    return f'<pre class="{kind}">{ansi2html(text)}</pre>\n'
 
 
 def rendered(page: Page) -> str:
@@ -193,7 +233,7 @@ def rendered(page: Page) -> str:
 
 
 def scripts(states: dict[str, dict]) -> dict[str, str] | None:
-    """What a page's widgets are made of: their modules, and all else as JSON. None where there are no widgets."""
+    """What a page's widgets are made of: their modules, and all else, compressed. None where there are no widgets."""
     if not states:
         return None
     sources = list(dict.fromkeys(state["esm"] for state in states.values()))
@@ -213,12 +253,22 @@ def scripts(states: dict[str, dict]) -> dict[str, str] | None:
             f'async () => {{ "use strict";\n{source}\nreturn typeof widget_ === "function" ? widget_() : widget_; }}'
             for source in modules
         ),
-        "data": in_a_page(json.dumps(data, separators=(",", ":"))),
+        "data": compressed(data),
     }
 
 
 KEPT = ("kind", "css", "traits", "facts")
 READERS = ("AttentionExplorer", "GuessingGame")  # widgets for which the page has the trained model
+
+
+def compressed(data: dict[str, Any]) -> str:
+    """`opened` of shim.js reads it: base64 of a zlib stream, in which lie the length of a JSON as uint32, the JSON, and
+    then all bytes that were in data["shared"], one part after the other; a part's length stands in its place."""
+    parts = [base64.b64decode(part["base64"]) if isinstance(part, dict) else None for part in data["shared"]]
+    shared = [text if part is None else len(part) for text, part in zip(data["shared"], parts, strict=True)]
+    head = json.dumps({**data, "shared": shared}, separators=(",", ":")).encode()
+    stream = b"".join([len(head).to_bytes(4, "little"), head, *filter(None, parts)])
+    return base64.b64encode(zlib.compress(stream, 9)).decode()
 
 
 def weights() -> dict[str, str]:

@@ -8,16 +8,24 @@ function same(a, b) {
   return names.length === Object.keys(b).length && names.every((name) => same(a[name], b[name]));
 }
 
-/** Raw bytes as a kernel's arrive: as a DataView. */
-function decoded(value, shared) {
+/** What `compressed` of course.py made: the JSON, in which raw bytes are as a kernel's arrive, a DataView each. */
+async function opened(text) {
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const buffer = await new Response(stream).arrayBuffer(), length = new DataView(buffer).getUint32(0, true);
+  const content = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  let end = 4 + length;
+  content.shared = content.shared.map((part) =>
+    (typeof part === "number" ? new DataView(buffer.slice(end, (end += part))) : part));
+  return content;
+}
+
+/** The value with what it shares with others in its place. */
+function whole(value, shared) {
   if (value === null || typeof value !== "object") return value;
-  if ("shared" in value) return decoded(shared[value.shared], shared);
-  if ("base64" in value) {
-    if (!value.view) value.view = new DataView(Uint8Array.from(atob(value.base64), (c) => c.charCodeAt(0)).buffer);
-    return value.view;
-  }
-  if (Array.isArray(value)) return value.map((part) => decoded(part, shared));
-  return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, decoded(part, shared)]));
+  if ("shared" in value) return shared[value.shared];
+  if (Array.isArray(value)) return value.map((part) => whole(part, shared));
+  return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, whole(part, shared)]));
 }
 
 class Model {
@@ -74,13 +82,13 @@ class Model {
 
 /** Draws all views of the page, one after the other, so that it can be read meanwhile. */
 async function drawAll() {
-  const { widgets, shared, weights } = JSON.parse(document.getElementById("widgets").textContent);
+  const { widgets, shared, weights } = await opened(document.getElementById("widgets").textContent);
   const there = new Map(); // model id -> {model, source}
   let loaded = null;
-  const network = () => (loaded ??= loadNetwork(new Uint8Array(decoded(weights, shared).buffer)));
+  const network = () => (loaded ??= loadNetwork(new Uint8Array(whole(weights, shared).buffer)));
 
   async function begin(name) {
-    const { css, traits, facts, module, kind } = decoded(widgets[name], shared);
+    const { css, traits, facts, module, kind } = whole(widgets[name], shared);
     const source = await MODULES[module](), model = new Model(kind, traits, facts);
     if (![...document.querySelectorAll("style")].some((style) => style.textContent === css)) {
       document.head.append(Object.assign(document.createElement("style"), { textContent: css }));
@@ -106,5 +114,6 @@ async function drawAll() {
       place.replaceChildren(...picture);
     });
   }
+  reach();
   document.body.dataset.drawn = performance.now(); // milliseconds from the beginning
 }

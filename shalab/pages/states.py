@@ -71,8 +71,10 @@ def state(widget: Widget) -> dict[str, Any]:
 
 
 def store(path: Path) -> None:
-    """Writes the states of all widgets of this kernel, by model id, as JSON."""
-    found = {name: state(widget) for name, widget in _instances.items() if isinstance(widget, Widget)}
+    """Writes the states of this kernel's widgets that were displayed, by model id, as JSON."""
+    found = {
+        name: state(widget) for name, widget in _instances.items() if isinstance(widget, Widget) and widget.displayed
+    }
     path.write_text(as_json(found), encoding="utf-8")
 
 

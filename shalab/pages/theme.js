@@ -13,7 +13,15 @@ function applyTheme() {
 applyTheme();
 system.addEventListener("change", applyTheme);
 
-/** When the text is there: the button, and keys for what scrolls sideways. */
+/** A key reaches what scrolls sideways. */
+function reach() {
+  for (const node of document.querySelectorAll("pre, .scroll, .long")) {
+    node.toggleAttribute("tabindex", false);
+    if (node.scrollWidth > node.clientWidth) node.tabIndex = 0;
+  }
+}
+
+/** When the text is there: the button, and what scrolls. */
 function ready() {
   const button = document.getElementById("theme");
   const name = (dark) => { button.textContent = dark ? "light theme" : "dark theme"; };
@@ -24,13 +32,8 @@ function ready() {
     try { localStorage.setItem("shalab-theme", chosen); } catch { /* as above */ }
     name(applyTheme());
   });
-  const reach = () => {
-    for (const node of document.querySelectorAll("pre, .scroll, .long")) {
-      node.toggleAttribute("tabindex", false);
-      if (node.scrollWidth > node.clientWidth) node.tabIndex = 0;
-    }
-  };
   for (const event of ["load", "resize"]) addEventListener(event, reach);
   document.fonts.ready.then(reach);
   document.addEventListener("toggle", reach, true); // what was folded has a width now
+  document.addEventListener("load", reach, true); // a picture, too
 }

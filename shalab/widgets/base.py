@@ -46,6 +46,7 @@ class Widget(anywidget.AnyWidget):
     """
 
     _css = (_FOLDER / "widgets.css").read_text(encoding="utf-8")
+    displayed = False  # in a notebook, at least once
 
     def picture(self) -> Figure:
         """What a reader sees on GitHub, in an export, or in a notebook that is not trusted."""
@@ -56,6 +57,7 @@ class Widget(anywidget.AnyWidget):
         raise NotImplementedError
 
     def _repr_mimebundle_(self, **kwargs):
+        self.displayed = True
         data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
         image = base64.b64encode(png(self.picture())).decode()
         return {**data, "text/plain": self.summary(), "image/png": image}, metadata

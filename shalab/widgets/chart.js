@@ -61,11 +61,16 @@ function plot(context, width, height, { curves, levels = [], title, xName, log =
   context.font = font(11);
   const names = levels.map(({ name, y }) => `${name} ${y.toFixed(2)}`); // right of the curves, which end there
   const beside = Math.min(width / 4, Math.max(0, ...names.map((name) => context.measureText(name).width + 6)));
-  const left = 46, right = width - 8 - beside, top = 22, bottom = height - (xName ? 34 : 20);
   const good = (value) => Number.isFinite(value) && (!log || value > 0);
+  const left = 46, right = width - 8 - beside, bottom = height - (xName ? 34 : 20);
+  context.font = font(12);
+  const legend = curves.filter((curve) => curve.name && curve.y.some(good)).reverse();
+  const wide = (text) => context.measureText(text).width;
+  const long = legend.reduce((sum, { name }) => sum + wide(name) + 43, wide(title));
+  const down = long > right ? 14 : 0; // below the title, where there is no room beside it
+  const top = 22 + down;
   const ys = curves.flatMap(({ y, low = [], high = [] }) => [...y, ...low, ...high]).filter(good);
   const xs = curves.flatMap(({ x }) => x);
-  context.font = font(12);
   context.fillStyle = shade("--shalab-ink");
   context.textAlign = "left";
   context.fillText(title, 4, 13);
@@ -150,11 +155,7 @@ function plot(context, width, height, { curves, levels = [], title, xName, log =
 
   let at = right;
   context.font = font(12);
-  const beginning = context.measureText(title).width;
   context.textAlign = "right";
-  const legend = curves.filter((curve) => curve.name && curve.y.some(good)).reverse();
-  const long = legend.reduce((sum, { name }) => sum + context.measureText(name).width + 43, beginning);
-  const down = long > right ? 14 : 0; // below the title, where there is no room beside it
   for (const { name, ink } of legend) {
     context.fillStyle = shade("--shalab-ink");
     context.fillText(name, at, 13 + down);

@@ -6,7 +6,7 @@ const BEFORE = 280, AFTER = 40;  // bytes of text shown around the query byte
 const DARK = "#111", LIGHT = "#fff";
 
 const escaped = (text) => text.replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
-const counted = (n) => n.toLocaleString("en");
+const { format: counted } = new Intl.NumberFormat("en");
 const percent = (share) => share === 0 ? "" : share < 0.005 ? "<1%" : `${Math.round(100 * share)}%`;
 
 function shortly(weight) {
@@ -115,10 +115,9 @@ function frame(head, area, width, signs, scale) {
   return parts.join("");
 }
 
-/** The row looked at: thin, or thick if it is pinned. */
-function mark(area, width, row, isPinned) {
-  const y = middleOf(row, area), size = isPinned ? 8 : 5;
-  if (!inside(y)) return "";
+/** The row looked at, at height y: thin, or thick if it is pinned. */
+function mark(y, width, isPinned) {
+  const size = isPinned ? 8 : 5;
   const [outer, inner] = [[DARK, size / 2], [LIGHT, size / 4]].map((pen) => line(LEFT, y, LEFT + width, y, ...pen));
   return `${outer}${inner}<path d="M${LEFT + width + 1} ${y}l${size} ${-size}v${2 * size}z" fill="#d55e00"/>`;
 }
@@ -152,12 +151,22 @@ export default {
     const map = group("shalab-map", "Map of weights; arrow keys choose the query byte, Enter pins it", spacer);
     const around = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     around.setAttribute("aria-hidden", "true");
-    const figure = element("div", { class: "shalab-figure" }, map, around);
+    const pointer = document.createElementNS("http://www.w3.org/2000/svg", "svg"); // a layer of its own, which moves
+    pointer.setAttribute("aria-hidden", "true");
+    pointer.style.willChange = "transform";
+    const figure = element("div", { class: "shalab-figure" }, map, around, pointer);
     Object.assign(map.style, { left: `${LEFT}px`, top: `${TOP}px`, height: `${HEIGHT}px` });
     figure.style.height = `${TOP + HEIGHT + BOTTOM}px`;
     const title = element("div", { class: "shalab-title", role: "status" });
     const context = group("shalab-text", "Text around the query byte");
-    const table = element("tbody");
+    const rows = Array.from({ length: model.get("_view").n_top }, () => {
+      const cells = Array.from({ length: 5 }, () => new Text());
+      const [weight, age, before, byte, after] = cells;
+      const line = element("tr", {}, element("td", {}, weight), element("td", {}, age),
+        element("td", { class: "shalab-text" }, before, element("mark", {}, byte), after));
+      return { line, cells };
+    });
+    const table = element("tbody", {}, ...rows.map(({ line }) => line));
     const distances = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     distances.setAttribute("role", "img");
 
@@ -195,16 +204,24 @@ export default {
           element("thead", {}, element("tr", {}, ...columns)), table)));
     el.append(root);
 
-    const area = () => ({
-      age: (map.scrollLeft / (width * zoom)) * head.nAges, nAges: head.nAges / zoom,
-      row: (map.scrollTop / (HEIGHT * zoom)) * head.nQueries, nRows: head.nQueries / zoom,
-    });
-    const marked = () => mark(area(), width, chosen.query, chosen.isPinned);
+    let area; // of the map that is to be seen; kept, for asking the page where it is scrolled to lays it out
 
     function drawMap() {
       if (!width) return;
-      paint(picture, head, area(), bright);
-      around.innerHTML = `<g>${frame(head, area(), width, signs, scale.box.value)}</g><g>${marked()}</g>`;
+      area = {
+        age: (map.scrollLeft / (width * zoom)) * head.nAges, nAges: head.nAges / zoom,
+        row: (map.scrollTop / (HEIGHT * zoom)) * head.nQueries, nRows: head.nQueries / zoom,
+      };
+      paint(picture, head, area, bright);
+      around.innerHTML = frame(head, area, width, signs, scale.box.value);
+      drawMark();
+    }
+
+    function drawMark() {
+      const y = middleOf(chosen.query, area), drawn = mark(10, width, chosen.isPinned);
+      pointer.style.visibility = inside(y) ? "visible" : "hidden";
+      pointer.style.transform = `translateY(${y - 10}px)`;
+      if (drawn !== pointer.drawn) pointer.innerHTML = pointer.drawn = drawn;
     }
 
     function recolour() {
@@ -220,17 +237,18 @@ export default {
     /** The text around byte `at`, the bluer the more of row t's weight a byte has; equal neighbours share a span. */
     function runs(t, at, strongest) {
       const spans = [];
-      let last = "";
+      let last;
       for (let place = Math.max(0, at - BEFORE); place < Math.min(signs.length, at + AFTER); place++) {
         const share = place <= at ? Math.round(11 * bright[head.code(t, at - place)]) * 5 : 0;  // 0 to 55 %
         const kind = place === at ? "query" : strongest.has(place) ? "strong" : "plain";
-        const shade = `background: color-mix(in srgb, var(--shalab-blue) ${share}%, transparent)`;
-        const look = { class: `shalab-${kind}`, style: place === at ? null : shade };
-        if (JSON.stringify(look) !== last) spans.push(element("span", look));
-        last = JSON.stringify(look);
-        spans.at(-1).append(signs[place] + (head.text[place] === 10 ? "\n" : ""));
+        if (kind + share !== last) {
+          const shade = `background: color-mix(in srgb, var(--shalab-blue) ${share}%, transparent)`;
+          spans.push([{ class: `shalab-${kind}`, style: place === at || !share ? null : shade }, ""]);
+          last = kind + share;
+        }
+        spans.at(-1)[1] += signs[place] + (head.text[place] === 10 ? "\n" : "");
       }
-      return spans;
+      return spans.map(([look, letters]) => element("span", look, letters));
     }
 
     /** The panel below the map: all about the row that is looked at. */
@@ -240,11 +258,12 @@ export default {
         (chosen.isPinned ? " (pinned)" : "");
       pin.textContent = chosen.isPinned ? "Unpin" : "Pin";
       context.replaceChildren(...runs(t, at, new Set(top.map(({ age }) => head.place(t, age)))));
-      table.replaceChildren(...top.map(({ age, weight }) => {
-        const [before, byte, after] = excerpt(head.place(t, age));
-        return element("tr", {}, element("td", {}, shortly(weight)), element("td", {}, counted(age)),
-          element("td", { class: "shalab-text" }, before, element("mark", {}, byte), after));
-      }));
+      rows.forEach(({ line, cells }, k) => {
+        line.hidden = k >= top.length;
+        if (line.hidden) return;
+        const said = [shortly(top[k].weight), counted(top[k].age), ...excerpt(head.place(t, top[k].age))];
+        cells.forEach((cell, i) => { cell.data = said[i]; });
+      });
       distances.innerHTML = bars(head, t, distances.viewBox.baseVal.width);
       const shares = head.shares(t);
       distances.setAttribute("aria-label", "Share of the weight by age: " +
@@ -269,7 +288,7 @@ export default {
 
     function moved() {
       row.set(chosen.query);
-      around.lastChild.innerHTML = marked();
+      drawMark();
       drawRow();
     }
 
@@ -279,6 +298,8 @@ export default {
       width = now;
       around.setAttribute("width", LEFT + width + RIGHT);
       around.setAttribute("height", TOP + HEIGHT + BOTTOM);
+      pointer.setAttribute("width", LEFT + width + RIGHT);
+      pointer.setAttribute("height", 20);
       zoomTo(zoom);
     }
 
@@ -324,7 +345,7 @@ export default {
 
     function rowAt(event) {
       const y = event.clientY - picture.getBoundingClientRect().top;
-      return Math.floor(area().row + (y / HEIGHT) * area().nRows);
+      return Math.floor(area.row + (y / HEIGHT) * area.nRows);
     }
 
     function reveal() {
@@ -375,7 +396,7 @@ export default {
 
     /** What is on the screen as a document of its own: the map is an image in it, all else is text and lines. */
     function svg() {
-      const t = chosen.query, total = LEFT + width + RIGHT, y = TOP + HEIGHT + BOTTOM + 24;
+      const t = chosen.query, total = LEFT + width + RIGHT, y = TOP + HEIGHT + BOTTOM + 24, marked = middleOf(t, area);
       const lines = [title.textContent, ...head.top(t).map(({ age, weight }) => {
         const [before, byte, after] = excerpt(head.place(t, age));
         return `${shortly(weight)} at age ${counted(age)}: ${before}«${byte}»${after}`;
@@ -387,7 +408,8 @@ export default {
       return `<svg xmlns="http://www.w3.org/2000/svg" ${size} viewBox="0 0 ${total} ${below + 160}" color="${DARK}">` +
         `<rect width="100%" height="100%" fill="${LIGHT}"/>` +
         `<image x="${LEFT}" y="${TOP}" width="${width}" height="${HEIGHT}" href="${picture.toDataURL()}"/>` +
-        frame(head, area(), width, signs, scale.box.value) + marked() + listed.join("") +
+        frame(head, area, width, signs, scale.box.value) + (inside(marked) ? mark(marked, width, chosen.isPinned) : "") +
+        listed.join("") +
         `<g transform="translate(${LEFT} ${below})">${bars(head, t, distances.viewBox.baseVal.width)}</g></svg>`;
     }
 

@@ -2,7 +2,8 @@
 // shalab/pages/weights.py writes the blob. The functions need nothing but each other, so that a worker gets their text.
 
 /**
- * A model from what `shalab.pages.weights.packed` wrote: a uint32, the length of a header in JSON, and float16 weights.
+ * A model from what `shalab.pages.weights.packed` wrote: a uint32, the length of a header in JSON, the low bytes of all
+ * weights in float16, and their high bytes.
  *   network.start()                        the state before a text: zero hidden state, empty memory
  *   network.step(state, byte, {memory})    -> logits (256,), valid until the next step; changes the state. Without memory,
  *                                          attention sees the byte itself only; the memory is kept all the same
@@ -31,8 +32,8 @@ function loadNetwork(bytes) {
   const tensors = {}; // name -> place
   const data = bytes.subarray(4 + length);
   for (const [name, size] of sizes) {
-    const begin = tensors[name] = room(size), first = 2 * begin;
-    for (let i = 0; i < size; i++) floats[begin + i] = half[data[first + 2 * i] | data[first + 2 * i + 1] << 8];
+    const begin = tensors[name] = room(size);
+    for (let i = begin; i < begin + size; i++) floats[i] = half[data[i] | data[nWeights + i] << 8];
   }
 
   const sigmoid = (u) => 1 / (1 + Math.exp(-u));
