@@ -29,7 +29,7 @@ import torch
 from shalab.bundled import assets_dir
 from shalab.checkpoint import load_model
 from shalab.corpus import load_corpus
-from shalab.device import Precision
+from shalab.device import Precision, threads
 from shalab.errors import InputError
 from shalab.files import write_text
 from shalab.model import SHARNN
@@ -69,7 +69,7 @@ def environment_check() -> None:
     """Prints what this machine has and how long each notebook will compute on it; takes some seconds."""
     precision = Precision.pick()
     print(f"Python {platform.python_version()}, PyTorch {torch.__version__}, {platform.system()} {platform.machine()}")
-    print(f"computing on {precision}, {torch.get_num_threads()} threads")
+    print(f"computing on {precision}, {threads()}")
     print(f"enwik6: {len(load_corpus('enwik6')):,} bytes, verified")
     print(f"trained model: {trained_model().n_parameters:,} parameters")
     speed = steps_per_minute()

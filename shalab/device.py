@@ -170,6 +170,12 @@ def to_host(x: Tensor) -> Tensor:
     return x.cpu()
 
 
+def threads() -> str:
+    """With how many PyTorch computes, in words."""
+    n = torch.get_num_threads()
+    return "1 thread" if n == 1 else f"{n} threads"
+
+
 def print_anything() -> None:
     """From here on, a character that stdout cannot encode is printed as an escape instead of raising an error."""
     if hasattr(sys.stdout, "reconfigure"):

@@ -5,7 +5,6 @@ import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-import torch
 from tqdm import tqdm
 
 from shalab.background import stop_on_interrupt
@@ -13,7 +12,7 @@ from shalab.baselines import COMPRESSORS, PUBLISHED, archivers, baselines
 from shalab.calibrate import here
 from shalab.checkpoint import load_model
 from shalab.corpus import SOURCES, Corpus, load_corpus
-from shalab.device import Precision
+from shalab.device import Precision, threads
 from shalab.errors import InputError
 from shalab.evaluate import evaluate, warmup_bytes
 from shalab.events import EndEvent, as_line
@@ -187,10 +186,9 @@ def show_plan(name: str, data: str, card: list[float] | None = None) -> None:
         read = f"{row.n_bytes / 1e6:>9,.1f} MB{row.n_bytes / n_train:>9,.1f}" if row.n_bytes else ""
         rest = f"{took:>15}{energy:>13}{read}" if row.fits else f"{'does not fit':>15}"
         print(f"{row.card:<12}{memory:>7} GB{row.peak_gb:>7.1f} GB{speed:>8} kB/s{rest}")
-    threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
     print(
-        f"this machine: {own.card}, {threads}, its speed measured on shortened updates. All else comes from formulas, "
-        "without the evaluations."
+        f"this machine: {own.card}, {threads()}, its speed measured on shortened updates. All else comes from "
+        "formulas, without the evaluations."
     )
     print(
         "Energy: a card by its board power, without the computer around it; this machine by an assumed "

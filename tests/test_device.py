@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from shalab import SHARNN, ModelConfig, course
+from shalab import SHARNN, ModelConfig, course, device
 from shalab.boom import gelu
 from shalab.device import Precision, _switches, bfloat16_pays, compiled
 from shalab.door import plain
@@ -86,6 +86,12 @@ for dtype in ("auto", "float32", "tf32", "bfloat16", "float16"):
 assert look() == before
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_thread_is_no_plural(monkeypatch):
+    for n, said in ((1, "1 thread"), (2, "2 threads")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=n: n)
+        assert device.threads() == said
 
 
 def test_a_question_that_is_interrupted_leaves_the_number_of_threads(monkeypatch):

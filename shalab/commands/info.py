@@ -5,7 +5,7 @@ import torch
 from shalab.checkpoint import load_checkpoint, model_config
 from shalab.commands import Command, machine
 from shalab.corpus import SOURCES, load_corpus
-from shalab.device import Precision
+from shalab.device import Precision, threads
 from shalab.door import TRICKS
 from shalab.errors import InputError
 from shalab.files import as_json
@@ -26,7 +26,7 @@ def info_command(options) -> None:
         print(as_json(facts, indent=2))
         return
     precision = Precision.pick(options.device, options.dtype)
-    print(f"device: {precision}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"device: {precision}, {threads()}, torch {torch.__version__}")
     for trick in TRICKS.values():
         print(f"trick {trick.name}: {'on' if trick.on else 'off'}, {trick.where}; {trick.gain}")
     for name, preset in PRESETS.items():
