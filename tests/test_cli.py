@@ -18,7 +18,7 @@ from shalab.corpus import load_corpus
 from shalab.device import Precision
 from shalab.generate import generate
 from shalab.parallel import Team
-from shalab.presets import PRESETS
+from shalab.presets import PRESETS, Budget
 from shalab.run import Run
 
 TINY = ["train", "--preset", "tiny", "--steps", "12"]
@@ -85,7 +85,7 @@ def test_a_run_on_this_folder_is_called_after_it(text, tmp_path, monkeypatch):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "own.txt").write_bytes(text.tobytes())
     monkeypatch.chdir(tmp_path / "letters")
-    monkeypatch.setattr(cli, "_next_folder", lambda stem: tmp_path / f"{stem}-7")
+    monkeypatch.setattr("shalab.commands.train._next_folder", lambda stem: tmp_path / f"{stem}-7")
     assert main([*TINY, "--data", "."]) == 0
     assert (tmp_path / "tiny-letters-7" / "result.json").exists()
 
@@ -346,7 +346,7 @@ def test_a_run_on_what_a_pipe_brought_keeps_its_bytes(tmp_path, pipe, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shalab.train.Trainer.finished", property(lambda trainer: trainer.step >= 20))
         pipe(EVERY_BYTE)
-        run = Run.create(tmp_path / "a", "tiny", replace(PRESETS["tiny"], budget=cli.Budget(steps=40)), "-")
+        run = Run.create(tmp_path / "a", "tiny", replace(PRESETS["tiny"], budget=Budget(steps=40)), "-")
         list(run.events())
     assert (tmp_path / "a" / "data").read_bytes() == EVERY_BYTE and run.config.data == "data"
     os.rename("a", "moved")
