@@ -23,6 +23,10 @@ def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generat
     top_p        only the likeliest bytes that together reach probability p (Holtzman et al. 2019); 1 for all
     """
     refuse(_sampling_faults(temperature, top_k, top_p))
+    return _sample(logits, temperature, top_k, top_p, generator)
+
+
+def _sample(logits, temperature, top_k, top_p, generator):
     logits = to_host(logits).double()
     if temperature == 0:
         return logits.argmax(-1)
@@ -89,7 +93,7 @@ def _continue(model, prompts, n_bytes, precision, temperature, top_k, top_p, see
     reader = decoder(model, prompts, precision)
     logits = reader.logits
     for _ in range(n_bytes):
-        ids = sample(logits, temperature, top_k, top_p, generator)  # (B,)
+        ids = _sample(logits, temperature, top_k, top_p, generator)  # (B,)
         yield ids.tolist()
         logits = reader.step(ids)
 

@@ -70,16 +70,14 @@ class _Read(torch.autograd.Function):
 
     The memory is a constant, so the backward pass needs gradients for the window's rows only: four products
     as long as the memory instead of six. At the laptop preset's size one stream's (T, K) weights fit in a cache of
-    a megabyte, all streams' do not. With more
-    than KEPT weights in all, they are computed again in the backward pass, and memory grows with K instead of T K.
+    a megabyte, all streams' do not. With more than KEPT weights in all, they are computed again in the backward pass,
+    and memory grows with K instead of T K.
     """
 
     @staticmethod
     def forward(ctx, q, window, context, drop, dropout):
         """q (T, B, D), window (T, B, D), context (K, B, D) -> (T, B, D)"""
-        ctx.softmax_backward = (
-            torch._softmax_backward_data
-        )  # if it is gone, that shows here and not in the backward pass
+        ctx.softmax_backward = torch._softmax_backward_data  # if it is gone, that shows here, not in the backward pass
         bptt, n_streams, d_model = q.shape
         n_memory = len(context) - bptt
         chunks = _chunks(bptt, len(context))
