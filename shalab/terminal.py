@@ -26,6 +26,7 @@ from shalab.run import Run
 # From one stretch of so many bytes to the next, the trained model's bits per byte vary by 0.31 in enwik6's last 100,000
 # bytes, as much as xz and PPMd differ; over 1,000 bytes they vary by 0.40.
 FEW_BYTES = 10_000
+SAMPLE_BYTES = 1000  # in sample.txt
 
 
 class Progress:
@@ -117,7 +118,7 @@ def _scoring_s(run: Run) -> float:
     valid = min(middle - begin, config.valid_bytes or middle) + 2 * config.batch_size * model.max_context
     evaluation = reading(config.batch_size) * valid + writing * (100 + config.sample_bytes)
     left = config.evaluations - run.trainer.scored
-    return left * evaluation + reading(1) * (end - begin + 2 * warmup_bytes(model)) + writing * 1000
+    return left * evaluation + reading(1) * (end - begin + 2 * warmup_bytes(model)) + writing * SAMPLE_BYTES
 
 
 def watch(folder: str) -> None:
@@ -162,7 +163,7 @@ def report(run: Run, result: dict) -> None:
     plots.save(plots.learning_curve(run.metrics(), reference), run.folder / "curve.png")
     model = load_model(run.folder)
     prompt = run.corpus.split("train")[-100:].tobytes()
-    text = "".join(as_text(generate(run.precision.place(model), prompt, 1000, run.precision, seed=result["seed"])))
+    text = "".join(as_text(generate(run.precision.place(model), prompt, SAMPLE_BYTES, run.precision, seed=result["seed"])))
     write_text(run.folder / "sample.txt", text)
     print(f"{run.folder}: result.json, curve.png, sample.txt, metrics.jsonl, checkpoint.pt")
 

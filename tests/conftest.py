@@ -35,6 +35,7 @@ def isolated(tmp_path, monkeypatch):
     """No test sees the user's cache or working folder, or another test's random state."""
     monkeypatch.setenv("SHALAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("shalab.terminal.SAMPLE_BYTES", 50)  # most of the time of a short run
     torch.manual_seed(0)
 
 

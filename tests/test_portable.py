@@ -94,7 +94,9 @@ def test_safetensors_are_read_like_a_run(tmp_path, capsys):
             assert main([command[0], run, *command[1:]]) == 0
             said.append(capsys.readouterr().out)
         assert said[0] == said[1]
-    assert main(["train", "--init-from", file, "--steps", "1", "--dtype", "float32", "--out", "mine"]) == 0
+    (tmp_path / "own.txt").write_bytes(b"The town of shalab, its bytes and its readers. " * 60)
+    begun = ["train", "--init-from", file, "--data", "own.txt", "--out", "mine"]
+    assert main([*begun, "--steps", "1", "--dtype", "float32"]) == 0
 
 
 def test_safetensors_without_shalab(tmp_path):
