@@ -74,10 +74,15 @@ def own_runs(folder: Path) -> list[Entry]:
 def ledger(folder: Path = Path("runs"), prices: dict[str, dict[str, tuple[float, float]]] | None = None) -> "Ledger":
     """What was run below `folder`, what comes with the course, and what others published.
 
-    prices: corpus -> what `baselines` and `archivers` gave for it. Those of enwik6's archivers are known without.
+    prices: corpus -> what `baselines` and `archivers` gave for it. Those of enwik6's archivers, and of the text of the
+            recorded run, are known without.
     """
     entries = own_runs(folder) + _of_the_course()
-    known = {"enwik6": archivers(load_corpus("enwik6"))}
+    standin = stored_result("standin_archivers")
+    known = {
+        "enwik6": archivers(load_corpus("enwik6")),
+        "enwik8-standin": {**standin["compressors"], "PPMd": standin["archivers"]["PPMd"]["bpc"]},
+    }
     for corpus, found in {**known, **(prices or {})}.items():
         for name, (valid, test) in found.items():
             read = COUNTS if name in ("uniform", "unigram") else LEARNS

@@ -32,7 +32,7 @@ def test_every_finished_run_below_the_folder_is_found_and_nothing_else(tmp_path)
 def test_the_ledger_has_the_paper_its_reproductions_what_came_later_and_compressors(tmp_path):
     finished(tmp_path / "mine", data="enwik8", test_bpc=1.08)
     book = ledger(tmp_path, {"enwik6": {"gzip -9": (2.59, 3.22), "zpaq -m5": (1.5, 2.1)}})
-    assert book.corpora() == ["enwik8", "enwik6"]
+    assert book.corpora() == ["enwik8", "enwik6", "enwik8-standin"]
     enwik8 = {entry.name: entry for entry in book.of("enwik8")}
     assert set(enwik8) > {name for name, *_ in PUBLISHED} | {"mine"}
     assert [entry.test for entry in book.of("enwik8")] == sorted((e.test for e in enwik8.values()), reverse=True)
@@ -42,6 +42,9 @@ def test_the_ledger_has_the_paper_its_reproductions_what_came_later_and_compress
     enwik6 = {entry.name: (entry.test, entry.read) for entry in book.of("enwik6")}
     assert enwik6["gzip -9"] == (3.22, LEARNS) and enwik6["the trained model of this course"][1] == WARM
     assert enwik6["zpaq -m5"] == (2.1, LEARNS)  # what was measured here counts
+    standin = {entry.name: (entry.valid, entry.test) for entry in book.of("enwik8-standin")}
+    recorded, ppmd = standin["the recorded run of preset overnight"], standin["PPMd"]
+    assert ppmd == (1.374, 1.434) and recorded == pytest.approx((1.4708, 1.5799), abs=1e-4)
     assert set(entry.read for entry in book.entries) <= set(READINGS)
 
 
