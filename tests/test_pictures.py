@@ -250,6 +250,29 @@ def test_pictures_of_pieces_inside_a_character_show_their_bytes():
     assert summary.endswith(r"begins with: '\xe4' 40.00, '\xbb' 40.00, '\x8a' 40.00, '天' 120.00")
 
 
+def test_claims_are_on_an_axis_of_plain_numbers_where_they_are_short():
+    def ticks(nats):
+        published, _ = drawn(ClaimDial([Claim("a", b"ab", np.full(1, nats), b"ab")], "x").picture()).axes
+        low, high = published.get_xlim()
+        labels = zip(published.get_xticks(), published.get_xticklabels(), strict=True)
+        return [label.get_text() for place, label in labels if low <= place <= high]
+
+    assert ticks(7.0) == ["1", "10", "100", "1,000"] and "10^{12}" in ticks(30.0)[-1]
+
+
+def test_what_a_head_hardly_looks_at_is_dark_and_what_is_not_there_is_left_white():
+    weights = np.eye(3, dtype=np.float32)[[0, 0, 1]]  # each row looks at one byte, and gives the others nothing
+    image = AttentionExplorer(weights, b"abc").picture().axes[0].images[0]
+    assert image.get_array().mask.tolist() == [[False, True, True], [False, False, True], [False] * 3]
+    assert image.get_array().min() > 0  # a logarithmic norm leaves 0 white
+
+
+def test_no_chunk_of_boom_has_the_colour_of_a_reference():
+    before, _ = BoomExplorer(chunks=4).picture().axes
+    inks = {matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in before.patches}
+    assert len(inks) == 4 and plots.GREY not in inks
+
+
 def test_a_legend_of_regions_names_those_that_are_there():
     def legend(view):
         return [text.get_text() for text in view.picture().legends[0].get_texts()]

@@ -78,7 +78,7 @@ def _logits(generator: torch.Generator):
         ),
         "without t squared": (
             lambda student, teacher, t: _softened(student, teacher, t, factor=lambda t: 1.0),
-            "Softened logits give gradients that shrink like 1 / t squared; multiply by it.",
+            "Softened logits give gradients that shrink like 1 / t squared: multiply by t squared.",
         ),
         "once t": (
             lambda student, teacher, t: _softened(student, teacher, t, factor=lambda t: t),

@@ -1,4 +1,4 @@
-const COLORS = ["--shalab-blue", "--shalab-orange", "--shalab-green", "--shalab-grey"];
+const COLORS = ["--shalab-blue", "--shalab-orange", "--shalab-green", "--shalab-purple"];
 const SECONDS_PER_CHUNK = 1.2;
 
 export default {

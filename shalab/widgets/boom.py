@@ -9,12 +9,13 @@ from matplotlib.figure import Figure
 
 from shalab.boom import fold, gelu
 from shalab.errors import InputError
-from shalab.plots import BLUE, GREEN, GREY, ORANGE
+from shalab.plots import BLUE, GREEN, ORANGE
 from shalab.widgets.base import Widget, source
 
 # D width, H inner width, C = H / D chunks
 # A multiplication and an addition count as one FLOP each. Both layers apply the same function to the same H
 # numbers in between: that is left out.
+PURPLE = "#CC79A7"  # of the fourth chunk: grey is for references
 
 
 def boom_parameters(d_model: int, d_boom: int) -> int:
@@ -101,7 +102,7 @@ class BoomExplorer(Widget):
         before, after = figure.subplots(1, 2, sharey=True, width_ratios=(len(rows), 1.6))
         places = np.arange(rows.shape[1])
         for c, (row, bottom) in enumerate(zip(rows, stacked(rows), strict=True)):
-            color = (BLUE, ORANGE, GREEN, GREY)[c % 4]
+            color = (BLUE, ORANGE, GREEN, PURPLE)[c % 4]
             before.bar(places + c * rows.shape[1], row, color=color)
             after.bar(places, row, bottom=bottom, color=color, edgecolor="white", linewidth=0.5)
         after.hlines(total, places - 0.45, places + 0.45, color="black", linewidth=2)

@@ -55,6 +55,8 @@ class ClaimDial(Widget):
             )  # fmt: skip
         # From a little below 1, the least that a perplexity can be.
         published.set(xlabel="published: perplexity per token", xscale="log", xlim=(0.6, 6 * max(perplexities)))
+        if max(perplexities) < 1e6:  # 1 and not 10⁰
+            published.xaxis.set_major_formatter("{x:,.0f}")
         published.xaxis.set_minor_formatter(NullFormatter())
         left = [0.0] * len(self.rows)
         for part, color in zip(self.rows[0]["parts"], (BLUE, GREEN, ORANGE, GREY), strict=True):

@@ -224,7 +224,7 @@ class AttentionExplorer(Widget):
         codes, width = np.frombuffer(self._view["map"], np.uint8).reshape(self._n_queries, -1), self._view["bin"]
         patches = pooled(codes, width, self._n_memory, 100, 250)
         image = axes.imshow(
-            np.ma.array(LEVELS[patches.data], mask=patches.mask), norm=LogNorm(*colour_range(patches)),
+            np.ma.array(LEVELS[patches.data.clip(1)], mask=patches.mask), norm=LogNorm(*colour_range(patches)),
             cmap="cividis", aspect="auto", interpolation="nearest", extent=(0, len(self._text), self._n_queries, 0),
         )  # fmt: skip
         axes.figure.colorbar(image, ax=axes, label="largest weight in a patch", extend="both")
