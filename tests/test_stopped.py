@@ -45,8 +45,8 @@ writings = {}
     said = run(
         "00", [STOPS_EARLY, "cell-07", given, "cell-26", "cell-28", "cell-32", "print(max(ladder.values()))"], tmp_path
     )
-    assert said[3].endswith("stopped at step 3 of 300: run this cell again\n")
-    assert said[4] == "stopped at step 3 of 300: run the training cell again\n" and float(said[6]) < 8
+    assert said[3].endswith("stopped at step 3 of 240: run this cell again\n")
+    assert said[4] == "stopped at step 3 of 240: run the training cell again\n" and float(said[6]) < 8
 
 
 TINY = """
