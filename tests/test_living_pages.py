@@ -68,7 +68,8 @@ widget.
 7 minutes.*
 
 Text $a_t < b$ and [the next](01_more.ipynb#x). In JupyterLab, move the slider; the stored
-picture shows one. It is $x \ln y$.
+picture shows one. In the running
+notebook, choose. It is $x \ln y$.
 
 1. A table:
 
@@ -170,7 +171,7 @@ def test_what_a_page_says_and_leads_to(opened, folder):
         assert page.evaluate(once, widgets.base.Widget._css) == 1  # for all widgets
         stored = "async () => Object.keys((await opened(widgets.textContent)).widgets).length"
         assert page.evaluate(stored) == len(CELLS)  # and not the one that is never displayed
-        page.get_by_text("the next. Move the slider. It is").wait_for()
+        page.get_by_text("the next. Move the slider. Choose. It is").wait_for()
         assert page.get_by_role("cell", name="in a list").count() == 1
         assert page.locator("strong", has_text="said").count() == 1
         printed = page.locator("pre.out", has_text="ddd")
@@ -441,12 +442,12 @@ def test_each_control_acts_by_keys(opened):
 
 
 # As a notebook's shortcuts do: JupyterLab's where a key has bubbled up to the document, those of Notebook 7 before it
-# reaches its node, but for nodes that say not to.
+# reaches its node, but for one that itself says not to.
 SHORTCUTS = """
 (capture) => {
   window.taken = [];
   document.addEventListener("keydown", (event) => {
-    if (event.target.closest("[data-lm-suppress-shortcuts]")) return;
+    if (event.target.hasAttribute("data-lm-suppress-shortcuts")) return;
     taken.push(event.key);
     event.preventDefault();
     event.stopPropagation();

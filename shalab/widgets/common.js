@@ -36,13 +36,13 @@ function select(text, options, { value, onchange }) {
 /**
  * A key that is pressed in a widget is the widget's, and no shortcut: an arrow chooses no other cell, and Enter edits none.
  * But Escape, Tab, and a key with Ctrl, Meta or Alt do what they do everywhere. JupyterLab and nbclassic look for shortcuts
- * where a key has bubbled up to the document; Notebook 7 does before it reaches its node, and asks for the attribute.
+ * where a key has bubbled up to the document; Notebook 7 does before it reaches its node, and asks that for the attribute.
  */
 function keepKeys(event) {
   const root = event.target.closest?.(".shalab");
   if (!root) return;
   const own = !["Escape", "Tab"].includes(event.key) && !event.ctrlKey && !event.metaKey && !event.altKey;
-  root.toggleAttribute("data-lm-suppress-shortcuts", own);
+  event.target.toggleAttribute("data-lm-suppress-shortcuts", own);
   root.onkeydown = own ? (bubbled) => bubbled.stopPropagation() : null;
 }
 if (!window.shalabKeys) window.addEventListener("keydown", window.shalabKeys = keepKeys, true); // one for all widgets
