@@ -68,7 +68,8 @@ widget.
 7 minutes.*
 
 Text $a_t < b$ and [the next](01_more.ipynb#x). In JupyterLab, move the slider; the stored
-picture shows one. It is $x \ln y$.
+picture shows one. In the running
+notebook, choose. It is $x \ln y$.
 
 1. A table:
 
@@ -149,6 +150,8 @@ def test_a_page_is_drawn_at_any_width_in_both_themes(opened, width, dark):
         assert page.evaluate("document.body.dataset.jpThemeLight") == str(not dark).lower()
         assert page.locator("[data-model] .shalab").count() == len(CELLS)
         assert page.evaluate("document.documentElement.scrollWidth") == width
+        image = page.get_by_role("img", name="There are 1.")  # drawn on white: a card in the dark
+        assert image.evaluate("node => getComputedStyle(node).padding") == ("10px" if dark else "0px")
         assert violations(page, "body") == []
         page.get_by_role("button", name="theme").click()
         assert page.evaluate("document.body.dataset.jpThemeLight") == str(dark).lower()
@@ -168,7 +171,7 @@ def test_what_a_page_says_and_leads_to(opened, folder):
         assert page.evaluate(once, widgets.base.Widget._css) == 1  # for all widgets
         stored = "async () => Object.keys((await opened(widgets.textContent)).widgets).length"
         assert page.evaluate(stored) == len(CELLS)  # and not the one that is never displayed
-        page.get_by_text("the next. Move the slider. It is").wait_for()
+        page.get_by_text("the next. Move the slider. Choose. It is").wait_for()
         assert page.get_by_role("cell", name="in a list").count() == 1
         assert page.locator("strong", has_text="said").count() == 1
         printed = page.locator("pre.out", has_text="ddd")
@@ -436,3 +439,42 @@ def test_each_control_acts_by_keys(opened):
         role("slider", name="recorded step").press("ArrowLeft")
         page.locator("output", has_text="1").last.wait_for()
         assert role("slider", name="recorded step").get_attribute("aria-valuetext") == "step 1"
+
+
+# As a notebook's shortcuts do: JupyterLab's where a key has bubbled up to the document, those of Notebook 7 before it
+# reaches its node, but for one that itself says not to.
+SHORTCUTS = """
+(capture) => {
+  window.taken = [];
+  document.addEventListener("keydown", (event) => {
+    if (event.target.hasAttribute("data-lm-suppress-shortcuts")) return;
+    taken.push(event.key);
+    event.preventDefault();
+    event.stopPropagation();
+  }, capture);
+}
+"""
+PRESS_EVERYWHERE = """
+(init) => {
+  const all = [...document.querySelectorAll(".shalab :is(input, select, button, textarea, [tabindex])")];
+  const event = () => new KeyboardEvent("keydown", { bubbles: true, cancelable: true, ...init });
+  for (const node of all) node.dispatchEvent(event());
+  return all.length;
+}
+"""
+
+
+@pytest.mark.parametrize("capture", [True, False], ids=["Notebook 7", "JupyterLab"])
+def test_no_shortcut_takes_a_key_from_a_widget(opened, capture):
+    with opened() as page:
+        page.evaluate(SHORTCUTS, capture)
+        slider = page.get_by_role("slider", name="chunks H / D")
+        slider.press("ArrowRight")
+        page.get_by_text("H = 256").wait_for()
+        pressed = page.evaluate(PRESS_EVERYWHERE, {"key": "ArrowDown"})
+        page.evaluate(PRESS_EVERYWHERE, {"key": "b"})
+        assert pressed > 60 and page.evaluate("taken") == []
+        slider.press("Control+s")
+        slider.press("Escape")
+        page.get_by_role("button", name="theme").press("j")
+        assert [key for key in page.evaluate("taken") if key != "Control"] == ["s", "Escape", "j"]

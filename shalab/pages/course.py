@@ -162,7 +162,8 @@ def article(page: Page) -> str:
         if cell.cell_type == "markdown":
             source = cell.source
             if page.states:  # what only JupyterLab could do elsewhere is done here
-                source = re.sub(r"\bIn JupyterLab,?\s+(\w)", lambda first: first[1].upper(), source)
+                elsewhere = r"\bIn\s+(?:JupyterLab|the\s+running\s+notebook),?\s+(\w)"
+                source = re.sub(elsewhere, lambda first: first[1].upper(), source)
                 source = re.sub(r";\s+the\s+stored\s+picture\s[^.]*(?=\.)", "", source)
             parts.append(prose(source))
         elif cell.cell_type == "code":

@@ -17,7 +17,6 @@ export default {
     const table = element("table", { class: "shalab-costs" });
 
     const play = element("button", { onclick: () => (timer === null ? start() : stop()) }, "Play");
-    keepKeys(play);
     let folds = 0, timer = null; // folds: chunks that lie on the first, a fraction while one slides
     const scrubber = slider("chunks folded", {
       min: 0, max: 1, step: 0.05, value: 0, oninput: (value) => { stop(); folds = value; draw(); },

@@ -11,9 +11,8 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** A labelled native control. JupyterLab would take the arrow keys away if keydown bubbled up to it. */
+/** A labelled native control. */
 function labelled(text, control) {
-  keepKeys(control);
   return element("label", { class: "shalab-control" }, element("span", {}, text), control);
 }
 
@@ -34,14 +33,19 @@ function select(text, options, { value, onchange }) {
   return { label: labelled(text, box), box };
 }
 
-/** Keys that the focused node uses stay with it; Escape and Tab leave it as everywhere. */
-function keepKeys(node) {
-  node.addEventListener("keydown", (event) => {
-    if (!["Escape", "Tab"].includes(event.key) && !event.ctrlKey && !event.metaKey && !event.altKey) {
-      event.stopPropagation();
-    }
-  });
+/**
+ * A key that is pressed in a widget is the widget's, and no shortcut: an arrow chooses no other cell, and Enter edits none.
+ * But Escape, Tab, and a key with Ctrl, Meta or Alt do what they do everywhere. JupyterLab and nbclassic look for shortcuts
+ * where a key has bubbled up to the document; Notebook 7 does before it reaches its node, and asks that for the attribute.
+ */
+function keepKeys(event) {
+  const root = event.target.closest?.(".shalab");
+  if (!root) return;
+  const own = !["Escape", "Tab"].includes(event.key) && !event.ctrlKey && !event.metaKey && !event.altKey;
+  event.target.toggleAttribute("data-lm-suppress-shortcuts", own);
+  root.onkeydown = own ? (bubbled) => bubbled.stopPropagation() : null;
 }
+if (!window.shalabKeys) window.addEventListener("keydown", window.shalabKeys = keepKeys, true); // one for all widgets
 
 /** A canvas in device pixels, with a name for screen readers. Returns [canvas, context in CSS pixels]. */
 function canvas(width, height, name, attributes = {}) {

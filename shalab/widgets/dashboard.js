@@ -42,13 +42,11 @@ export default () => {
       const ask = (what) => element("button", { onclick: () => model.send({ ask: what }) }, what);
       const [pause, proceed, stop] = [ask("pause"), ask("continue"), ask("stop")];
       const python = model.kernel !== false; // a page without Python shows what was
-      [pause, proceed, stop].forEach(keepKeys); // JupyterLab's Enter would begin to edit the cell
       const bar = element("progress", { max: 1, value: 0, "aria-label": "updates done" });
       const state = element("strong", { role: "status" });
       const figures = element("span");
       const fault = element("div", { class: "shalab-text shalab-fault", role: "alert" });
       const sample = element("div", { class: "shalab-text shalab-sample", tabindex: 0, role: "group", "aria-label": "latest sample" });
-      keepKeys(sample);
       const axis = select("against", [[BYTES, "bytes read"], [SECONDS, "training time"]], {
         value: against, onchange: (value) => { against = Number(value); draw(); },
       });

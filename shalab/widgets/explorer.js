@@ -187,7 +187,6 @@ export default {
     ];
     const pin = element("button", { onclick: () => toggle() });
     const saves = [button("PNG", "Save as PNG", () => savePNG()), button("SVG", "Save as SVG", () => saveSVG())];
-    [...zooms, pin, ...saves].forEach(keepKeys);
 
     const div = (name, ...children) => element("div", { class: name }, ...children);
     const columns = ["weight", "age", "the byte in its text"].map((name) => element("th", { scope: "col" }, name));
@@ -368,8 +367,6 @@ export default {
         reveal();
       });
     }
-    keepKeys(map);
-    keepKeys(context);
     let held = null;  // where the map is being dragged from
     map.addEventListener("pointerdown", (event) => {
       held = { x: event.clientX + map.scrollLeft, y: event.clientY + map.scrollTop, moved: false };

@@ -24,11 +24,7 @@ export default {
       event.preventDefault();
       send({ guess: "\n" });
     });
-    const button = (text, onclick) => {
-      const node = element("button", { onclick }, text);
-      keepKeys(node);
-      return node;
-    };
+    const button = (text, onclick) => element("button", { onclick }, text);
     const giveUp = button("give up: show it", () => { send({ give_up: true }); field.focus(); });
     const compare = button("compare with the machines", () => { waiting.textContent = "computing …"; send({ compare: true }); });
     const waiting = element("span", { role: "status" });
@@ -38,7 +34,6 @@ export default {
       element("p", { class: "shalab-told" }, "wrong so far: ", tried), counted,
       element("div", { class: "shalab-row" }, compare, waiting), table);
 
-    keepKeys(page);
     const signs = (text) => glyphs(new TextEncoder().encode(text)).join("").replaceAll("↵", "↵\n");
 
     function show() {

@@ -205,7 +205,6 @@ export default {
       class: "shalab-field", "aria-label": "the text; the line below tells what the byte after the caret cost",
       spellcheck: "false", autocomplete: "off", autocapitalize: "off", autocorrect: "off", rows: 1,
     });
-    keepKeys(field);
     const lines = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     lines.setAttribute("aria-hidden", "true");
     const sheet = element("div", { class: "shalab-sheet" }, mirror, lines, field);
@@ -236,11 +235,7 @@ export default {
       temperature: knob("temperature", "temperature", 2), top_p: knob("top-p", "top_p", 1),
       seed: number("seed", "seed", 0, 2 ** 31 - 1), n_bytes: number("bytes", "n_bytes", 1, MOST_BYTES),
     };
-    const button = (text, onclick) => {
-      const node = element("button", { onclick }, text);
-      keepKeys(node);
-      return node;
-    };
+    const button = (text, onclick) => element("button", { onclick }, text);
     const writes = button("write on", () => {
       if (phase === "writing") stopWriting("paused");
       else write(phase === "paused");

@@ -8,7 +8,6 @@ export default {
     const reveal = element("button", {
       onclick: () => { model.set("revealed", true); model.save_changes(); },
     }, "reveal");
-    keepKeys(reveal);
     const { nodes, show, end } = (model.get("places") ? curve : number)(model, reveal);
     el.append(question, ...nodes, told);
 
@@ -41,7 +40,6 @@ function number(model, reveal) {
     "aria-label": model.get("question"), oninput: () => set(rail.valueAsNumber),
   });
   rail.value = (low + high) / 2; // setting one limit after the other has moved it
-  keepKeys(rail);
   const unit = model.get("unit");
   const bar = element("div", { class: "shalab-scale", role: "img" });
   const picture = element("div");
@@ -97,7 +95,6 @@ function curve(model, reveal) {
     "aria-valuemin": low, "aria-valuemax": high,
   }, board.node);
   const clear = element("button", { onclick: () => put(places.map(() => null)) }, "clear");
-  keepKeys(clear);
 
   function put(guess) {
     model.set("guess", guess);
@@ -148,7 +145,6 @@ function curve(model, reveal) {
     const { key } = event;
     if (!(key in moves || key in lifts) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    event.stopPropagation();
     if (model.get("revealed")) return;
     if (key in moves) {
       here = Math.max(0, Math.min(places.length - 1, here + moves[key]));

@@ -123,7 +123,6 @@ export default {
     page.addEventListener("keydown", (event) => {
       if (!(event.key in KEYS) || event.ctrlKey || event.metaKey || event.altKey) return;
       event.preventDefault();
-      event.stopPropagation();
       move(KEYS[event.key]());
     });
     // not pointerover: text that scrolls under a pointer at rest leaves the cursor where the keyboard put it

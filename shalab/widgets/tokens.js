@@ -79,7 +79,6 @@ export default {
     page.addEventListener("keydown", (event) => {
       if (!(event.key in KEYS) || event.ctrlKey || event.metaKey || event.altKey) return;
       event.preventDefault();
-      event.stopPropagation();
       move(KEYS[event.key](model.get("cursor")));
     });
     page.addEventListener("click", ({ target }) => {

@@ -40,7 +40,6 @@ export default {
     const body = element("tbody");
     const scroller = element("div", { class: "shalab-scroll", tabindex: 0, role: "group", "aria-label": "all tensors" },
       element("table", {}, element("thead", {}, element("tr", {}, ...COLUMNS.map((name) => element("th", { scope: "col" }, name)))), body));
-    keepKeys(scroller);
     root.append(
       element("div", { class: "shalab-row" }, step.label, tensor.label), ...charts.map(({ node }) => node), scroller);
 
