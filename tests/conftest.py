@@ -26,8 +26,8 @@ settings.load_profile("torture" if TORTURE else "default")
 
 
 def pytest_xdist_auto_num_workers(config):
-    """One more than there are cores: many tests wait for a browser or a process."""
-    return (os.cpu_count() or 1) + 1
+    """Two more than there are cores: many tests wait for a browser or a process."""
+    return (os.cpu_count() or 1) + 2
 
 
 @pytest.fixture(autouse=True)
