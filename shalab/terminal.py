@@ -161,10 +161,10 @@ def report(run: Run, result: dict) -> None:
     print("\n".join(lines))
     reference = {name: rivals[name][0] for name in ["xz -9e"] if name in rivals}
     plots.save(plots.learning_curve(run.metrics(), reference), run.folder / "curve.png")
-    model = load_model(run.folder)
+    model = run.precision.place(load_model(run.folder))
     prompt = run.corpus.split("train")[-100:].tobytes()
-    text = "".join(as_text(generate(run.precision.place(model), prompt, SAMPLE_BYTES, run.precision, seed=result["seed"])))
-    write_text(run.folder / "sample.txt", text)
+    stream = generate(model, prompt, SAMPLE_BYTES, run.precision, seed=result["seed"])
+    write_text(run.folder / "sample.txt", "".join(as_text(stream)))
     print(f"{run.folder}: result.json, curve.png, sample.txt, metrics.jsonl, checkpoint.pt")
 
 
