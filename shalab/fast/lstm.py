@@ -32,12 +32,12 @@ def fast_recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | Non
     one = len(x) == 1 and not torch.is_grad_enabled()
     if not _plain(lstm) or not (one or on_cpu(x)):
         return NotImplemented
-    weights, dtype = [lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0], product_dtype(x)
+    (flat,), dtype = lstm.all_weights, product_dtype(x)
     if dtype == torch.float16:  # a CPU has no LSTM in it
-        dtype = weights[0].dtype
+        dtype = flat[0].dtype
     with torch.autocast(x.device.type, enabled=False):
         x = x.to(dtype)
-        weights = [weight.to(dtype) for weight in weights]
+        weights = [weight.to(dtype) for weight in flat]
         if hidden is None:
             hidden = (x.new_zeros(1, *x.shape[1:]),) * 2
         h, c = (part.detach().to(dtype) for part in hidden)  # (1, B, D) each
@@ -53,8 +53,9 @@ def fast_recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | Non
 
 def _plain(lstm: nn.LSTM) -> bool:
     """Whether it is PyTorch's own LSTM, unwatched, of one layer in one direction, with biases."""
-    one = lstm.num_layers == 1 and not lstm.bidirectional and not lstm.proj_size
-    return stock(lstm, nn.LSTM) and one and lstm.bias and not lstm.batch_first
+    if not stock(lstm, nn.LSTM) or lstm.num_layers > 1 or lstm.bidirectional or lstm.proj_size:
+        return False
+    return lstm.bias and not lstm.batch_first
 
 
 def laid_out(weight: Tensor, n_rows: int) -> Callable[[Tensor], Tensor]:
