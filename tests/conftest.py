@@ -26,8 +26,8 @@ settings.load_profile("torture" if TORTURE else "default")
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Two more than there are cores: many tests wait for a browser or a process."""
-    return (os.cpu_count() or 1) + 2
+    """One more than there are cores: many tests wait for a browser or a process. Two more were no faster."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True)
