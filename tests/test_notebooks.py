@@ -4,7 +4,9 @@ They run from an installed package, in a folder of their own, and on a device th
 a reader steps through in JupyterLab in a real browser, where there is one.
 """
 
+import ast
 import copy
+import dis
 import os
 import re
 import shutil
@@ -164,6 +166,31 @@ def test_stored_notebook_is_clean(path):
             for text in texts(output):
                 assert not re.search(r"Warning|Traceback|/home/|/tmp/|/Users/|[A-Z]:\\|\bat 0x[0-9a-f]{6}", text)
                 assert all("alt=" in tag for tag in re.findall(r"<img[^>]*>", text))
+
+
+def names(code):
+    """Of a cell's or a function's code: the names that it sets and those that it needs from outside of functions."""
+    steps = list(dis.get_instructions(code))
+    inner = [names(part)[1] for part in code.co_consts if hasattr(part, "co_code")]
+    needs = {step.argval for step in steps if step.opname in ("LOAD_NAME", "LOAD_GLOBAL")}.union(*inner)
+    return {step.argval for step in steps if step.opname == "STORE_NAME"}, needs
+
+
+@every_notebook
+def test_a_folded_cell_may_be_skipped_or_the_text_says_to_run_it(path):
+    there, folded, prose = set(), {}, ""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type != "code":
+            prose = cell.source
+            continue
+        code = compile(cell.source, path.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        sets, needs = names(code)
+        if SIDE_TRIP in cell.metadata.get("tags", []):
+            folded |= dict.fromkeys(sets, prose)
+            continue
+        for name in (needs - sets - there) & set(folded):
+            assert re.search(r"\b[Rr]un (it|the folded\s+cell)\b", folded[name]), name
+        there |= sets
 
 
 @every_notebook
