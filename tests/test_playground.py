@@ -66,6 +66,13 @@ view
 """
 
 
+WATCH = """node => {
+    const look = () => { watched.push(node.getBoundingClientRect().top); requestAnimationFrame(look); };
+    window.watched = [];
+    look();
+}"""
+
+
 def caret(page, at):
     page.get_by_role("textbox", name="the text").evaluate(f"node => node.setSelectionRange({at}, {at})")
 
@@ -120,9 +127,11 @@ def test_typing_and_writing(lab):
         ).wait_for()
         page.wait_for_timeout(500)  # what is typed is told after a moment
         assert lab.execute(page, "print(view.text[:13].decode())") == "The [[toxer]]"
+        page.evaluate(WATCH, page.get_by_role("button", name="write on").element_handle())
         page.get_by_role("button", name="write on").press("Enter")
         page.wait_for_function("document.querySelectorAll('.shalab-written').length > 3")
         page.get_by_role("button", name="write on").wait_for()  # it says "pause" until 300 bytes are written
+        assert len(page.evaluate("[...new Set(watched)]")) == 1  # no button moves away from a pointer meanwhile
         first = field.input_value()
         page.get_by_role("button", name="take back").click()
         page.get_by_role("button", name="write on").click()

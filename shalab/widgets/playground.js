@@ -242,8 +242,9 @@ export default {
     });
     const stops = button("stop", () => { stopWriting("still"); });
     const takes = button("take back", () => { setText(bytes.slice(0, written)); });
-    el.append(element("div", { class: "shalab-row" }, views.length > 1 ? chosen.label : null, legend), page, told, panel,
-      element("div", { class: "shalab-row" }, writes, stops, takes, ...Object.values(knobs).map(({ label }) => label)),
+    // The buttons come before what grows: none moves away from the pointer while the network writes.
+    el.append(element("div", { class: "shalab-row" }, writes, stops, takes, ...Object.values(knobs).map(({ label }) => label)),
+      element("div", { class: "shalab-row" }, views.length > 1 ? chosen.label : null, legend), page, told, panel,
       scores, note, changed, element("p", {}, state));
 
     const worker = begin(blobs, take);
