@@ -48,6 +48,9 @@ def test_a_curve_and_what_is_said_about_it():
     asked.guess = [3.5, None, 1.0, 2.0]
     assert asked.told == "Your curve is 0.5 away on average, 1 at most (bits per byte)."
     assert asked.summary() == f"{measured}\n{asked.told}"
+    formula = PredictedCurve([0, 1], [1, 2], "x", "y", "t", how="computed")
+    formula.revealed = True
+    assert "x, computed: 0: 1" in formula.summary() and formula.told.endswith("the computed one.")
 
 
 def test_the_places_of_a_long_curve_are_a_few_of_it():

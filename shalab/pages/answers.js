@@ -91,7 +91,7 @@ const ANSWERS = {
   PredictedCurve: tellsAfterwards((model) => {
     const y = model.get("y"), places = model.get("places");
     const errors = model.get("guess").flatMap((value, k) => (value == null ? [] : [Math.abs(value - y[places[k]])]));
-    if (!errors.length) return "You drew nothing; the blue curve is the measured one.";
+    if (!errors.length) return `You drew nothing; the blue curve is the ${model.get("how")} one.`;
     const mean = errors.reduce((sum, error) => sum + error) / errors.length;
     return `Your curve is ${general(mean, 3)} away on average, ${general(Math.max(...errors), 3)} at most ` +
       `(${model.get("ylabel")}).`;

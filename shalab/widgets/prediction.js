@@ -84,7 +84,7 @@ function curve(model, reveal) {
   };
   const board = chart(260, name, (context, width, height) => {
     const curves = [{ x: places.map((i) => x[i]), y: model.get("guess"), ink: "--shalab-orange", name: "your guess", dots: true }];
-    if (model.get("revealed")) curves.push({ x, y: model.get("y"), ink: "--shalab-blue", name: "measured" });
+    if (model.get("revealed")) curves.push({ x, y: model.get("y"), ink: "--shalab-blue", name: model.get("how") });
     axes = plot(context, width, height, {
       curves, title: model.get("ylabel"), xName: model.get("xlabel"), range, now: model.get("revealed") ? null : at(here),
     });

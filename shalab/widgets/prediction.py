@@ -104,9 +104,10 @@ class Prediction(_Guess):
 
 
 class PredictedCurve(_Guess):
-    """The reader draws a curve over empty axes, by mouse, finger or keys; "reveal" draws the measured one over it.
+    """The reader draws a curve over empty axes, by mouse, finger or keys; "reveal" draws the true one over it.
 
-    x, y  (N,) measured; x at least 0 and rising
+    x, y  (N,); x at least 0 and rising
+    how   y was found, in a word: measured, computed
     """
 
     xlabel = traitlets.Unicode().tag(sync=True)
@@ -116,8 +117,11 @@ class PredictedCurve(_Guess):
     places: traitlets.List[Any] = traitlets.List().tag(sync=True)  # indices of x at which the reader guesses
     guess: traitlets.List[Any] = traitlets.List().tag(sync=True)  # a number or None for each place
     limits: traitlets.List[Any] = traitlets.List().tag(sync=True)  # of the y axis
+    how = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, x: Sequence[float], y: Sequence[float], xlabel: str, ylabel: str, title: str):
+    def __init__(
+        self, x: Sequence[float], y: Sequence[float], xlabel: str, ylabel: str, title: str, how: str = "measured"
+    ):
         across, up = np.asarray(x, float), np.asarray(y, float)
         if not (across.ndim == 1 and across.shape == up.shape and len(up) >= 2 and np.isfinite([across, up]).all()):
             raise InputError(f"x and y must be equally many finite numbers, at least 2, got {across.shape}, {up.shape}")
@@ -128,7 +132,7 @@ class PredictedCurve(_Guess):
         low, high = up.min() - margin, up.max() + margin
         places = np.unique(np.linspace(0, len(up) - 1, min(len(up), PLACES)).round().astype(int)).tolist()
         super().__init__(
-            question=title, xlabel=xlabel, ylabel=ylabel, x=across.tolist(), y=up.tolist(), places=places,
+            question=title, xlabel=xlabel, ylabel=ylabel, x=across.tolist(), y=up.tolist(), places=places, how=how,
             limits=[float(max(0, low) if up.min() >= 0 else low), float(high)], guess=[None] * len(places),
         )  # fmt: skip
 
@@ -145,7 +149,7 @@ class PredictedCurve(_Guess):
     def _told(self) -> str:
         errors = [abs(value - self.y[i]) for i, value in zip(self.places, self.guess, strict=True) if value is not None]
         if not errors:
-            return "You drew nothing; the blue curve is the measured one."
+            return f"You drew nothing; the blue curve is the {self.how} one."
         return f"Your curve is {np.mean(errors):.3g} away on average, {max(errors):.3g} at most ({self.ylabel})."
 
     def picture(self) -> Figure:
@@ -153,7 +157,7 @@ class PredictedCurve(_Guess):
         axes = figure.subplots()
         if any(value is not None for value in self.guess):
             curve(axes, [self.x[i] for i in self.places], self.guess, color=ORANGE, linestyle="--", label="your guess")
-        curve(axes, self.x, self.y, color=BLUE, label="measured")
+        curve(axes, self.x, self.y, color=BLUE, label=drawable(self.how))
         axes.set(xlabel=drawable(self.xlabel), ylabel=drawable(self.ylabel), xlim=(0, self.x[-1]), ylim=self.limits)
         axes.set_title(drawable(self.question, 90), loc="left", fontsize=10)
         axes.grid(alpha=0.3)
@@ -161,7 +165,7 @@ class PredictedCurve(_Guess):
         return figure
 
     def summary(self) -> str:
-        lines = [self.question, f"{self.ylabel} over {self.xlabel}, measured: " + ", ".join(
+        lines = [self.question, f"{self.ylabel} over {self.xlabel}, {self.how}: " + ", ".join(
             f"{self.x[i]:g}: {self.y[i]:.4g}" for i in self.places
         )]  # fmt: skip
         return "\n".join(lines + [self._told()] * any(value is not None for value in self.guess))
