@@ -82,7 +82,7 @@ def _logits(generator: torch.Generator):
         ),
         "once t": (
             lambda student, teacher, t: _softened(student, teacher, t, factor=lambda t: t),
-            "The factor is t squared: one t from each of the two that are divided by it.",
+            "The factor is t squared: one t from the division, one because softened predictions differ less.",
         ),
         "mean over symbols": (
             lambda student, teacher, t: _softened(student, teacher, t, mean=True),

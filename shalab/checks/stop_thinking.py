@@ -21,7 +21,7 @@ from shalab.checks import exercise
         ),
         "the number of trials forgotten": (
             (1, 2, 1, 2),
-            "In the third only one of the two was searched for, on the very slice that is reported.",
+            "In the third only one of the two was searched for, on the very split that is reported.",
         ),
         "updates for bytes": (
             (2, 2, 2, 2),

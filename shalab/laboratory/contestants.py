@@ -1,7 +1,7 @@
 """The laboratory's contestants: the SHA-RNN, and what others would have built in its place.
 
-Each differs from the one that it is held against in one thing. All are small, so that a ladder of them takes an evening
-at most on a laptop: `Size` says how small.
+Each but the GPT differs from the one that it is held against in one thing. All are small, so that a ladder of them
+takes an evening at most on a laptop: `Size` says how small.
 """
 
 from collections.abc import Callable

@@ -3,8 +3,8 @@
     python -m shalab.laboratory.distillation assets/results/distillation.json
 
 The teacher is the trained model in `assets/model`. The students are two of the ladder's contestants, of a fourteenth
-of its parameters: "a copier", which is a small SHA-RNN, and "no head", two LSTMs with Boom. Their rates are those that
-were best for them in the ladder (`assets/results/lab.json`), on three times as many bytes.
+and a sixteenth of its parameters: "a copier", which is a small SHA-RNN, and "no head", two LSTMs with Boom. Their rates
+are those that were best for them in the ladder (`assets/results/lab.json`), on three times as many bytes.
 
 Taught: for the same bytes half of the loss is the usual one, and half is how far the student's probabilities are from
 the teacher's, both softened by a temperature, which is chosen on valid with the first seed. Alone in equal time: a

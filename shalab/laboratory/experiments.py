@@ -2,7 +2,7 @@
 
 python -m shalab.laboratory.experiments boom --out assets/results/boom.json
 
-All of them train on enwik6 with fixed seeds, on the CPU unless they say otherwise, and none sees its test slice before
+All of them train on enwik6 with fixed seeds, on the CPU unless they say otherwise, and none sees its test split before
 training is over. FILE.parts, beside the file, keeps what is done so far, and the same command continues from there.
 Delete it when the experiment has changed.
 """

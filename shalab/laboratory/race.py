@@ -134,7 +134,7 @@ def bytes_read(n_bytes: int, seed: int) -> int:
 def head_that_learns(lr: float, n_bytes: int) -> list[dict]:
     """The paper's start, seed 0: what its head does before the first update and after the last.
 
-    Of each n_bytes, and what `study` finds on the valid slice.
+    Of each n_bytes, and what `study` finds on the valid split.
     """
     run, found = contestant(PAPER, lr, n_bytes), []
     for step in (0, run.total_steps):

@@ -1,4 +1,4 @@
-"""One trial of a recipe, scored on the valid slice; the test slice is cut off before training begins.
+"""One trial of a recipe, scored on the valid split; the test split is cut off before training begins.
 
     python -m shalab.laboratory.search --megabytes 10 batch_size=32 dropout=0.2 lr=1e-2
 
@@ -7,7 +7,7 @@ the fields are those of GPTConfig. Each trial appends a line of JSON to --out.
 
     python -m shalab.laboratory.search --data FILE --minutes 3 --valid 500000 d_model=512 d_boom=2048
 
-gives each trial the same time instead, on another text, and scores it on the first bytes of its valid slice.
+gives each trial the same time instead, on another text, and scores it on the first bytes of its valid split.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from shalab.train import EvalEvent, StepEvent, TrainConfig, Trainer
 
 @dataclass(frozen=True)
 class OpenCorpus(Corpus):
-    """A corpus without its test slice: what a search may see."""
+    """A corpus without its test split: what a search may see."""
 
     n_train: int = 0
 
@@ -41,7 +41,7 @@ class OpenCorpus(Corpus):
 
 
 def open_corpus(name: str = "enwik6", n_valid: int | None = None) -> OpenCorpus:
-    """The train and valid slices of a corpus, the same bytes as there; of valid the first `n_valid` at most."""
+    """The train and valid splits of a corpus, the same bytes as there; of valid the first `n_valid` at most."""
     corpus = load_corpus(name)
     begin, end = corpus.bounds["valid"]
     end = min(end, begin + n_valid) if n_valid else end
