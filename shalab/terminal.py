@@ -15,7 +15,7 @@ from shalab.corpus import SOURCES, Corpus, load_corpus
 from shalab.device import Precision, threads
 from shalab.errors import InputError
 from shalab.evaluate import evaluate, warmup_bytes
-from shalab.events import EndEvent, as_line
+from shalab.events import EndEvent, as_line, seconds_left
 from shalab.files import write_text
 from shalab.follow import Follower
 from shalab.generate import as_text, generate
@@ -35,7 +35,9 @@ class Progress:
     def __init__(self, step: int, total_steps: int | None, best_bpc: float | None):
         self.smooth: float | None = None
         self.valid = f"{best_bpc:.3f}" if best_bpc is not None and best_bpc < math.inf else "-"
-        self.bar = tqdm(total=total_steps, initial=step, unit="step", disable=None)
+        # Without tqdm's own time left, which assumes the speed of the last seconds.
+        bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+        self.bar = tqdm(total=total_steps, initial=step, bar_format=bar_format, disable=None)
 
     def show(self, line: dict) -> None:
         bar = self.bar
@@ -46,8 +48,10 @@ class Progress:
                 bar.total = line["total_steps"]
                 bar.update(line["step"] - bar.n)
                 speed = line["n_bytes"] / line["elapsed_s"] / 1e3
-                text = f"train {self.smooth:.3f} valid {self.valid} bpc, {speed:.1f} kB/s"
-                bar.set_postfix_str(text, refresh=False)
+                left = bar.format_interval(seconds_left(line))
+                bar.set_postfix_str(
+                    f"train {self.smooth:.3f} valid {self.valid} bpc, {speed:.1f} kB/s, {left} left", refresh=False
+                )
             case "eval":
                 self.valid = f"{line['valid_bpc']:.3f}"
                 bar.write(

@@ -17,6 +17,7 @@ from playwright.sync_api import expect
 
 from shalab import InputError
 from shalab.background import Background, StateEvent
+from shalab.clock import steps_by_clock
 from shalab.presets import Budget, Preset
 from shalab.run import Run
 from shalab.train import EndEvent, StepEvent, TrainConfig
@@ -221,6 +222,11 @@ def test_history_holds_all_scores_and_averages_all_steps():
         line for line in recorded(300) if line["event"] == "step" and line["step"] % 10 == 0 and line["step"] < 201
     )
     assert rare.seconds_left == pytest.approx(10.0)  # 100 updates of 0.1 s
+    slower = History()  # a run of seven minutes on a machine that becomes busy: its steps are estimated again
+    for step, elapsed_s in ((100, 20.0), (101, 20.5), (102, 23.0)):
+        total_steps = steps_by_clock(step, elapsed_s, 7)
+        slower.add({**recorded(1)[0], "step": step, "elapsed_s": elapsed_s, "total_steps": total_steps})
+        assert slower.seconds_left == pytest.approx(420 - elapsed_s, abs=0.3)
     bpcs = [8.0, 1.0, 5.0]
     uneven = History({**line, "bpc": bpc} for line, bpc in zip(recorded(3), bpcs, strict=False))
     weights = [0.95**2, 0.95, 1]  # of the unbiased average, by hand

@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from shalab.errors import InputError
+from shalab.events import seconds_left
 from shalab.plots import MovingAverage, finite
 
 
@@ -74,9 +75,9 @@ class History:
         match line["event"]:
             case "step" if line["step"] > self.place[0]:
                 self.state, self.total_steps = "running", line["total_steps"]
-                step, n_bytes, elapsed_s = self.place
+                _, n_bytes, elapsed_s = self.place
                 read, took = self._bytes(line["n_bytes"] - n_bytes), self._seconds(line["elapsed_s"] - elapsed_s)
-                self.seconds_left = (self.total_steps - line["step"]) * took / (line["step"] - step)
+                self.seconds_left = seconds_left(line)
                 bpc = self._bpc(line["bpc"])
                 speed = read / took if read and took else 0.0
                 where = (line["step"], line["n_bytes"], line["elapsed_s"])
