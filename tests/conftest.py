@@ -25,6 +25,7 @@ TORTURE = os.environ.get("HYPOTHESIS_PROFILE") == "torture"  # make torture
 settings.load_profile("torture" if TORTURE else "default")
 
 
+@pytest.hookimpl(optionalhook=True)  # there may be no xdist
 def pytest_xdist_auto_num_workers(config):
     """One more than there are cores: many tests wait for a browser or a process. Two more were no faster."""
     return (os.cpu_count() or 1) + 1

@@ -38,19 +38,33 @@ OPTIONS = {
         "--top-k": NUMBERS, "--top-p": NUMBERS, "--max-context": NUMBERS, "--seed": NUMBERS,
     },
     "export": {"--format": st.sampled_from(["folder", "onnx", "safetensors", "pickle"])},
+    "compress": {
+        "--model": NAMES, "--streams": NUMBERS, "--mix": None, "--no-mix": None, "--learn": None,
+        "--dtype": st.sampled_from(["float32", "bfloat16", "int8"]), "--plain": None,
+    },
+    "decompress": {"--model": NAMES, "--device": st.sampled_from(["cpu", "cuda", "tpu"])},
+    "page": {},
+    "watch": {"--pause": None, "--stop": None},
+    "lab": {"--bytes": NUMBERS, "--seeds": NUMBERS, "--toy": None},
     "info": {},
 }  # fmt: skip
-PLACES = {"eval": 1, "generate": 1, "export": 2, "info": 1}
+PLACES = {
+    "eval": 1, "generate": 1, "export": 2, "compress": 2, "decompress": 2, "page": 2, "watch": 1, "lab": 1, "info": 1
+}  # fmt: skip
+# What stands there unless another value follows; without it, some commands would be obeyed for minutes.
+ALWAYS = {
+    "train": ["--data", "own.txt"], "compress": ["--model", "run"], "decompress": ["--model", "run"],
+    "lab": ["--only", "nobody"],
+}  # fmt: skip
 
 
 @st.composite
 def command_lines(draw):
     command = draw(st.sampled_from(sorted(OPTIONS)))
     line = [command, *(draw(NAMES) for _ in range(PLACES.get(command, 0)))]
-    if command == "train":
-        line += ["--data", "own.txt"]  # unless another one follows; enwik6 would take its minute
     if draw(st.booleans()) and command in PLACES:
-        line[1] = "run"
+        line[1] = draw(st.sampled_from(["own.txt", "packed"])) if "compress" in command else "run"
+    line += ALWAYS.get(command, [])
     for name in draw(st.lists(st.sampled_from(sorted(OPTIONS[command])), max_size=4)) if OPTIONS[command] else []:
         values = OPTIONS[command][name]
         value = draw(values) if values is not None else ()
@@ -60,11 +74,13 @@ def command_lines(draw):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a text and a finished run on it."""
+    """A folder with a text, a finished run on it, and an archive of it."""
     folder = tmp_path_factory.mktemp("arguments")
     (folder / "own.txt").write_bytes(b"The town of shalab, its bytes and its readers. " * 20)
     arguments = ["train", "--preset", "tiny", "--steps", "2", "--device", "cpu", "--dtype", "float32"]
     assert cli.main([*arguments, "--data", str(folder / "own.txt"), "--out", str(folder / "run")]) == 0
+    packing = ["compress", str(folder / "own.txt"), str(folder / "packed"), "--model", str(folder / "run")]
+    assert cli.main(packing) == 0
     return folder
 
 
