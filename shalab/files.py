@@ -43,6 +43,8 @@ def replacing(path: Path, before: Path | None = None) -> Iterator[BinaryIO]:
 
     before: a name under which to keep the file that was at `path`.
     """
+    if not path.name:
+        raise WriteError(f"{path} names a folder, not a file in it")
     part = path.with_name(path.name + ".part")
     with writing(path.parent):
         try:

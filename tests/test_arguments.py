@@ -1,7 +1,7 @@
 """Whatever stands on the command line, `shalab` ends with 0 or 2, in one sentence, never in a traceback."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from shalab import cli
@@ -86,6 +86,8 @@ def folder(tmp_path_factory):
 
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(line=command_lines())
+@example(["compress", "own.txt", "", "--model", "run"])
+@example(["lab", "", "--only", "nobody"])
 def test_any_command_line_ends_with_0_or_2(line, folder, capfd, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setitem(PRESETS, "laptop", PRESETS["tiny"])  # the default of `train`, at a size for a test

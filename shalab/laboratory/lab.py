@@ -281,6 +281,8 @@ def run(out: Path, names: Sequence[str], n_bytes: int, n_seeds: int, toy: bool =
     refuse(wrong(COUNT, bytes=n_bytes))
     if not 2 <= n_seeds <= max(T_95):
         raise InputError(f"an interval needs 2 to {max(T_95)} seeds, got {n_seeds}")
+    if not out.name:
+        raise InputError(f"{out} names a folder, not a file in it")
     torch.set_num_threads(1)
     keep_freed_memory()
     with writing(out.parent):
