@@ -86,8 +86,8 @@ def folder(tmp_path_factory):
 
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(line=command_lines())
-@example(["compress", "own.txt", "", "--model", "run"])
-@example(["lab", "", "--only", "nobody"])
+@example(line=["compress", "own.txt", "", "--model", "run"])
+@example(line=["lab", "", "--only", "nobody"])
 def test_any_command_line_ends_with_0_or_2(line, folder, capfd, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setitem(PRESETS, "laptop", PRESETS["tiny"])  # the default of `train`, at a size for a test
