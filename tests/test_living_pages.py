@@ -69,7 +69,8 @@ widget.
 
 Text $a_t < b$ and [the next](01_more.ipynb#x). In JupyterLab, move the slider; the stored
 picture shows one. In the running
-notebook, choose. It is $x \ln y$.
+notebook, choose. It is $x \ln y$. Only running the
+cell again begins a new one.
 
 1. A table:
 
@@ -84,13 +85,15 @@ $$
 | a table | that is wide |
 |---|---|
 | """
-    + "wide " * 40
+    + "wide " * 80
     + "| a |\n"
 )
 PRINTED = """
 from IPython.display import Markdown, display
 print("a  b\\nc  " + 200 * "d")
 display(Markdown("**said**"))
+from shalab.checks import TO_DO, Verdict
+display(Verdict("open", f"fold is not done yet. {TO_DO}"), Verdict("right", "cell is right. Done: 1 of 4."))
 unseen = BoomExplorer(32, 2)
 """
 FOLDED = nbformat.v4.new_code_cell("x = 1", metadata={"jupyter": {"source_hidden": True}}, id="folded")
@@ -152,6 +155,10 @@ def test_a_page_is_drawn_at_any_width_in_both_themes(opened, width, dark):
         assert page.evaluate("document.documentElement.scrollWidth") == width
         image = page.get_by_role("img", name="There are 1.")  # drawn on white: a card in the dark
         assert image.evaluate("node => getComputedStyle(node).padding") == ("10px" if dark else "0px")
+        wide = page.get_by_role("table").filter(has_text="that is wide"), page.locator("pre.columns")
+        shown = {320: (544, 288), 800: (768, 768), 1280: (860, 1030)}  # it scrolls; the margin is used
+        assert tuple(node.evaluate("node => node.offsetWidth") for node in wide) == shown[width]
+        assert page.locator(".shalab-figure").evaluate("node => node.scrollWidth - node.clientWidth") == 0
         assert violations(page, "body") == []
         page.get_by_role("button", name="theme").click()
         assert page.evaluate("document.body.dataset.jpThemeLight") == str(dark).lower()
@@ -172,6 +179,10 @@ def test_what_a_page_says_and_leads_to(opened, folder):
         stored = "async () => Object.keys((await opened(widgets.textContent)).widgets).length"
         assert page.evaluate(stored) == len(CELLS)  # and not the one that is never displayed
         page.get_by_text("the next. Move the slider. Choose. It is").wait_for()
+        page.get_by_text("Only loading the page again begins a new one.").wait_for()
+        todo = page.get_by_text("fold is not done yet. Replace the dots in this notebook's file, and run the cell there.")
+        assert todo.get_by_role("link").get_attribute("href") == "00_all.ipynb"
+        assert page.get_by_role("status").filter(has_text="cell is right.").inner_text() == "✔ cell is right."
         assert page.get_by_role("cell", name="in a list").count() == 1
         assert page.locator("strong", has_text="said").count() == 1
         printed = page.locator("pre.out", has_text="ddd")
@@ -193,6 +204,40 @@ def test_what_a_page_says_and_leads_to(opened, folder):
         assert " ".join(entry.inner_text().split()) == "00 All widgets · 7 minutes You will try every widget."
         entry.get_by_role("link").click()
         page.wait_for_url("**/00_all.html")
+
+
+@pytest.mark.parametrize(
+    "equation, expected",
+    [
+        (r"\tanh(-x)", '(</mo><mo form="prefix">−</mo><mi>x</mi>'),
+        (r"c \cdot -x", '·</mo><mo form="prefix">−</mo><mi>x</mi>'),
+        (r"(a) - x", ")</mo><mo>−</mo><mi>x</mi>"),
+        (r"-\infty", "<mo>−</mo><mi>∞</mi>"),
+        (r"a \pm b", "<mi>a</mi><mo>±</mo><mi>b</mi>"),
+        (r"\lVert w \rVert", '<mo stretchy="false">‖</mo><mi>w</mi><mo stretchy="false">‖</mo>'),
+        (r"\max(r, 1)", '<mi>max</mi><mo stretchy="false">('),
+        (r"m(s) \ln p", ')</mo><mspace width="0.167em"/><mi>ln</mi><mspace width="0.167em"/><mi>p</mi>'),
+        (r"a'(b)", '<mrow><mi>a</mi><mo form="postfix">′</mo></mrow>'),
+        (r"W: (H, D)", '<mi>W</mi><mo lspace="0" rspace="0.278em">:</mo>'),
+        (r"a < b", "<mi>a</mi><mo>&#x0003C;</mo><mi>b</mi>"),
+    ],
+)
+def test_signs_of_an_equation_are_what_they_are_meant_for(equation, expected):
+    assert expected in pages.mathml(equation)
+
+
+def test_equations_are_set_closely_and_below_each_other(opened):
+    with opened() as page:
+        page.evaluate("document.fonts.ready")
+        signs = page.locator("mtable mo", has_text="=")
+        assert len({round(signs.nth(i).bounding_box()["x"]) for i in range(2)}) == 1
+        rights = page.locator("mtd[columnalign=right] > mi").evaluate_all(
+            "nodes => nodes.map((node) => Math.round(node.getBoundingClientRect().right))"
+        )
+        assert len(rights) == 2 and len(set(rights)) == 1
+        behind = """root => root.getBoundingClientRect().right + parseFloat(getComputedStyle(root).marginRight)
+            - root.lastElementChild.getBoundingClientRect().right"""
+        assert page.locator("msqrt").evaluate(behind) < 2
 
 
 DRIVE = """

@@ -26,6 +26,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from shalab import course
+from shalab.checks import TO_DO
 from shalab.pages.weights import packed
 from shalab.plots import img_tag
 
@@ -126,21 +127,30 @@ class Renderer(IPythonRenderer):
 
 
 def mathml(equation: str, display: Literal["inline", "block"] = "inline") -> str:
-    """The converter knows {aligned} by another name, and sets no space between a function's name and what it is of; and
-    a minus after one of these is no difference."""
+    """The converter knows {aligned} by another name, and takes a few signs for what they are not."""
     converted = convert(equation.replace("{aligned}", "{split}"), display=display)
-    converted = re.sub(rf"{FUNCTION}(?=<m(?!o))", rf"\1{THIN}", converted)
-    converted = re.sub(rf"(</m(?:i|n|sub)>){FUNCTION}", rf"\1{THIN}\2", converted)
-    return re.sub(
-        r"(<mo>(?:=|&#x0003D;|≈|&#x02248;|,|&#x0002C;)</mo>)<mo>(?=(?:−|&#x02212;)</mo>)",
-        r'\1<mo form="prefix">',
-        converted,
-    )
+    converted = re.sub(ENTITY, lambda code: chr(int(code[1], 16)), converted)
+    for pattern, replacement in SETTING:
+        converted = re.sub(pattern, replacement, converted)
+    return converted
 
 
-NAME = "<mi>(?:ln|log|exp|tanh)</mi>"
+ENTITY = r"&#x(?!0*(?:22|26|3C|3E);)([0-9A-F]+);"  # of a sign that needs none
+NAME = "<mi>(?:ln|log|exp|tanh|max|min|mean)</mi>"
 FUNCTION = rf"((?<!<msup>)(?<!<msub>){NAME}|<msub>{NAME}<mn>\d+</mn></msub>)"
 THIN = '<mspace width="0.167em"/>'
+SETTING = (
+    (r"<mo>([a-z]{2,}|∞)</mo>", r"<mi>\1</mi>"),
+    (r"<mi>±</mi>", "<mo>±</mo>"),
+    (r"<mi>:</mi>(?=<mo[^>]*>\()", '<mo lspace="0" rspace="0.278em">:</mo>'),  # a shape follows
+    (r"<mo>‖</mo>", '<mo stretchy="false">‖</mo>'),  # not as high as the line
+    (r"<msup>(<mi>\w</mi>)<mi>′</mi></msup>", r'<mrow>\1<mo form="postfix">′</mo></mrow>'),  # it is raised already
+    # A space between a function's name and what it is of, and before the name
+    (rf"{FUNCTION}(?=<m(?!o))", rf"\1{THIN}"),
+    (rf"(</m(?:i|n|sub)>|[)∂]</mo>){FUNCTION}", rf"\1{THIN}\2"),
+    # A minus after one of these is no difference.
+    (r"(<mo[^>]*>[=≈≤≥,:(\[{+·×/⊙←]</mo>)<mo>(?=−</mo>)", r'\1<mo form="prefix">'),
+)
 
 
 def prose(source: str) -> str:
@@ -165,6 +175,7 @@ def article(page: Page) -> str:
                 elsewhere = r"\bIn\s+(?:JupyterLab|the\s+running\s+notebook),?\s+(\w)"
                 source = re.sub(elsewhere, lambda first: first[1].upper(), source)
                 source = re.sub(r";\s+the\s+stored\s+picture\s[^.]*(?=\.)", "", source)
+                source = re.sub(r"\brunning\s+the\s+cell\s+again\b", "loading the page again", source)
             parts.append(prose(source))
         elif cell.cell_type == "code":
             source = coloured(cell.source)
@@ -176,7 +187,11 @@ def article(page: Page) -> str:
         body = re.sub(r"(</?h)3\b", r"\g<1>2", body)
     # Links to other notebooks go to their pages.
     linked = re.sub(r'(href="[^":]*)\.(?:ipynb|md)(["#])', r"\1.html\2", body)
-    return linked.replace('href="solutions"', 'href="index.html#solutions"')
+    linked = linked.replace('href="solutions"', 'href="index.html#solutions"')
+    # What a check says to somebody who runs its cell
+    here = f'<a href="{page.path.name}" download>this notebook\'s file</a>'
+    linked = linked.replace(TO_DO, f"Replace the dots in {here}, and run the cell there.")
+    return re.sub(r"(✔</b> \w+ is right\.)[^<]*(?=</div>)", r"\1", linked)
 
 
 def tables(prose: str) -> str:

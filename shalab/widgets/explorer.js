@@ -292,7 +292,7 @@ export default {
     }
 
     function resize() {
-      const now = Math.max(50, root.clientWidth - LEFT - RIGHT);
+      const now = Math.max(50, figure.clientWidth - LEFT - RIGHT);
       if (now === width) return;
       width = now;
       around.setAttribute("width", LEFT + width + RIGHT);
