@@ -180,7 +180,7 @@ def test_what_a_page_says_and_leads_to(opened, folder):
         assert page.evaluate(stored) == len(CELLS)  # and not the one that is never displayed
         page.get_by_text("the next. Move the slider. Choose. It is").wait_for()
         page.get_by_text("Only loading the page again begins a new one.").wait_for()
-        todo = page.get_by_text("fold is not done yet. Replace the dots in this notebook's file, and run the cell there.")
+        todo = page.get_by_text("fold is not done yet. Replace the dots in this notebook's file, and run the cell")
         assert todo.get_by_role("link").get_attribute("href") == "00_all.ipynb"
         assert page.get_by_role("status").filter(has_text="cell is right.").inner_text() == "✔ cell is right."
         assert page.get_by_role("cell", name="in a list").count() == 1
@@ -198,6 +198,12 @@ def test_what_a_page_says_and_leads_to(opened, folder):
         page.get_by_role("searchbox").fill("needle")
         page.get_by_role("searchbox").press("Enter")
         page.wait_for_url("**/index.html?q=needle")
+        found = page.get_by_role("status").get_by_role("listitem")
+        assert found.inner_text() == "00 All widgets: solutions A needle, and ."
+        page.get_by_role("searchbox").fill("slider")
+        told = found.first.inner_text()  # whole words
+        assert told.startswith("00 All widgets … you begin: nothing.") and told.endswith("begins a new one. …")
+        page.get_by_role("searchbox").fill("needle")
         page.get_by_role("status").get_by_role("link", name="00 All widgets: solutions").click()
         page.get_by_role("link", name="Contents").click()
         entry = page.get_by_role("listitem").filter(has=page.get_by_role("link", name="00 All widgets", exact=True))
@@ -484,6 +490,17 @@ def test_each_control_acts_by_keys(opened):
         role("slider", name="recorded step").press("ArrowLeft")
         page.locator("output", has_text="1").last.wait_for()
         assert role("slider", name="recorded step").get_attribute("aria-valuetext") == "step 1"
+
+
+def test_the_head_of_a_table_of_tensors_stays(opened):
+    with opened() as page:
+        scrolled = """box => {
+            Object.assign(box.style, { maxHeight: "3em" });
+            box.scrollTop = 20;
+            const [head, top] = [box.querySelector("th"), box].map((node) => node.getBoundingClientRect().top);
+            return [box.scrollTop, head - top];
+        }"""
+        assert page.get_by_role("group", name="all tensors").evaluate(scrolled) == [20, 0]
 
 
 # As a notebook's shortcuts do: JupyterLab's where a key has bubbled up to the document, those of Notebook 7 before it
