@@ -29,10 +29,10 @@ CELLS = {
 import numpy as np
 from shalab.widgets import *
 rng = np.random.default_rng(0)
-scores = np.where(np.tri(30, 50, 20) > 0, rng.normal(0, 3, (2, 2, 30, 50)), -np.inf)
+scores = np.where(np.tri(30, 300, 270) > 0, rng.normal(0, 3, (2, 2, 30, 300)), -np.inf)
 weights = np.exp(scores - scores.max(-1, keepdims=True))
 weights /= weights.sum(-1, keepdims=True)
-AttentionExplorer({0: weights[0], 3: weights[1]}, bytes(rng.integers(32, 127, 50).tolist()))""",
+AttentionExplorer({0: weights[0], 3: weights[1]}, bytes(rng.integers(32, 127, 300).tolist()))""",
     "BoomExplorer": "BoomExplorer(64, 3)",
     "ClaimDial": """
 from shalab import tokenization as tk
@@ -158,7 +158,8 @@ def test_a_page_is_drawn_at_any_width_in_both_themes(opened, width, dark):
         wide = page.get_by_role("table").filter(has_text="that is wide"), page.locator("pre.columns")
         shown = {320: (544, 288), 800: (768, 768), 1280: (860, 1030)}  # it scrolls; the margin is used
         assert tuple(node.evaluate("node => node.offsetWidth") for node in wide) == shown[width]
-        assert page.locator(".shalab-figure").evaluate("node => node.scrollWidth - node.clientWidth") == 0
+        for name in (".shalab-figure", ".shalab-column"):  # all of the map, and of the bars
+            assert page.locator(name).evaluate("node => node.scrollWidth - node.clientWidth") == 0
         assert violations(page, "body") == []
         page.get_by_role("button", name="theme").click()
         assert page.evaluate("document.body.dataset.jpThemeLight") == str(dark).lower()
