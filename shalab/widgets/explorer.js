@@ -122,14 +122,14 @@ function mark(y, width, isPinned) {
   return `${outer}${inner}<path d="M${LEFT + width + 1} ${y}l${size} ${-size}v${2 * size}z" fill="#d55e00"/>`;
 }
 
-/** The share of each octave of distance as bars, `width` x 150; where these are narrow, every second one has its age. */
+/** The share of each octave of distance as bars, `width` x 150; narrow ones are labelled sparingly. */
 function bars(head, row, width) {
   const shares = head.shares(row), step = width / shares.length, most = Math.max(...shares), every = step < 26 ? 2 : 1;
   const parts = Array.from(shares, (share, i) => {
     const middle = (i + 0.5) * step, tall = (100 * share) / most, first = head.octaves[i];
     const [left, wide] = [middle - step * 0.4, step * 0.8];
     return `<rect x="${left}" y="${116 - tall}" width="${wide}" height="${tall}" fill="#0072b2"/>` +
-      label(middle, 112 - tall, "middle", percent(share), 10) +
+      (every > 1 && share < 0.005 ? "" : label(middle, 112 - tall, "middle", percent(share), 10)) +
       (i % every ? "" : label(middle, 129, "middle", first, 10));
   });
   return parts.join("") + label(width / 2, 146, "middle", "from this age to below the next");
