@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import re
 
 import nbformat
 import numpy as np
@@ -211,6 +212,14 @@ def test_what_a_page_says_and_leads_to(opened, folder):
         assert " ".join(entry.inner_text().split()) == "00 All widgets · 7 minutes You will try every widget."
         entry.get_by_role("link").click()
         page.wait_for_url("**/00_all.html")
+
+
+def test_what_pages_say_in_another_way_is_said_in_a_notebook():
+    """Else a text was changed, and its page speaks of running again."""
+    cells = [cell for path in course.notebooks() for cell in nbformat.read(path, as_version=4).cells]
+    prose = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for pattern, _ in pages.IN_A_PAGE + pages.WHERE_WIDGETS_WORK:
+        assert re.search(pattern, prose), pattern
 
 
 @pytest.mark.parametrize(

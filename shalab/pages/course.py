@@ -9,7 +9,7 @@ import json
 import re
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -165,17 +165,31 @@ def coloured(code: str) -> str:
     return f'<pre class="code">{highlight(code.rstrip(), PythonLexer(), HtmlFormatter(nowrap=True)).rstrip()}</pre>\n'
 
 
+# What a notebook says to somebody who runs it, and what its page says instead
+Sayings = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
+IN_A_PAGE: Sayings = (
+    (r"(?m)^### How to work$", "### How to work in the notebooks"),
+    (r"\bbefore\s+you\s+run\s+the\s+cell\b", "before you read on"),
+    (r"\bthen\s+run\s+the\s+cell\b", "then read on"),
+    (r",\s+then\s+run\s+it;\s+it\s+takes\s[^.]*", ", then read on"),
+    (r"\brun\s+the\s+folded\s+cell,\s+but\s+you\s+need\s+not", "you need not"),
+    (r"\bRun\s+it,\s+but\s+you\s+need\s+not", "You need not"),
+)
+WHERE_WIDGETS_WORK: Sayings = (
+    (r"\bIn\s+(?:JupyterLab|the\s+running\s+notebook),?\s+(\w)", lambda first: first[1].upper()),
+    (r";\s+the\s+stored\s+picture\s[^.]*(?=\.)", ""),
+    (r"\brunning\s+the\s+cell\s+again\b", "loading the page again"),
+)
+
+
 def article(page: Page) -> str:
     """The notebook's cells, one after the other."""
     parts = []
     for cell in page.notebook.cells:
         if cell.cell_type == "markdown":
             source = cell.source
-            if page.states:  # what only JupyterLab could do elsewhere is done here
-                elsewhere = r"\bIn\s+(?:JupyterLab|the\s+running\s+notebook),?\s+(\w)"
-                source = re.sub(elsewhere, lambda first: first[1].upper(), source)
-                source = re.sub(r";\s+the\s+stored\s+picture\s[^.]*(?=\.)", "", source)
-                source = re.sub(r"\brunning\s+the\s+cell\s+again\b", "loading the page again", source)
+            for pattern, here in IN_A_PAGE + (WHERE_WIDGETS_WORK if page.states else ()):
+                source = re.sub(pattern, here, source)
             parts.append(prose(source))
         elif cell.cell_type == "code":
             source = coloured(cell.source)
