@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import re
 
 import nbformat
 import numpy as np
@@ -29,10 +30,10 @@ CELLS = {
 import numpy as np
 from shalab.widgets import *
 rng = np.random.default_rng(0)
-scores = np.where(np.tri(30, 50, 20) > 0, rng.normal(0, 3, (2, 2, 30, 50)), -np.inf)
+scores = np.where(np.tri(30, 300, 270) > 0, rng.normal(0, 3, (2, 2, 30, 300)), -np.inf)
 weights = np.exp(scores - scores.max(-1, keepdims=True))
 weights /= weights.sum(-1, keepdims=True)
-AttentionExplorer({0: weights[0], 3: weights[1]}, bytes(rng.integers(32, 127, 50).tolist()))""",
+AttentionExplorer({0: weights[0], 3: weights[1]}, bytes(rng.integers(32, 127, 300).tolist()))""",
     "BoomExplorer": "BoomExplorer(64, 3)",
     "ClaimDial": """
 from shalab import tokenization as tk
@@ -69,7 +70,8 @@ widget.
 
 Text $a_t < b$ and [the next](01_more.ipynb#x). In JupyterLab, move the slider; the stored
 picture shows one. In the running
-notebook, choose. It is $x \ln y$.
+notebook, choose. It is $x \ln y$. Only running the
+cell again begins a new one.
 
 1. A table:
 
@@ -84,13 +86,15 @@ $$
 | a table | that is wide |
 |---|---|
 | """
-    + "wide " * 40
+    + "wide " * 80
     + "| a |\n"
 )
 PRINTED = """
 from IPython.display import Markdown, display
 print("a  b\\nc  " + 200 * "d")
 display(Markdown("**said**"))
+from shalab.checks import TO_DO, Verdict
+display(Verdict("open", f"fold is not done yet. {TO_DO}"), Verdict("right", "cell is right. Done: 1 of 4."))
 unseen = BoomExplorer(32, 2)
 """
 FOLDED = nbformat.v4.new_code_cell("x = 1", metadata={"jupyter": {"source_hidden": True}}, id="folded")
@@ -152,6 +156,11 @@ def test_a_page_is_drawn_at_any_width_in_both_themes(opened, width, dark):
         assert page.evaluate("document.documentElement.scrollWidth") == width
         image = page.get_by_role("img", name="There are 1.")  # drawn on white: a card in the dark
         assert image.evaluate("node => getComputedStyle(node).padding") == ("10px" if dark else "0px")
+        wide = page.get_by_role("table").filter(has_text="that is wide"), page.locator("pre.columns")
+        shown = {320: (544, 288), 800: (768, 768), 1280: (860, 1030)}  # it scrolls; the margin is used
+        assert tuple(node.evaluate("node => node.offsetWidth") for node in wide) == shown[width]
+        for name in (".shalab-figure", ".shalab-column"):  # all of the map, and of the bars
+            assert page.locator(name).evaluate("node => node.scrollWidth - node.clientWidth") == 0
         assert violations(page, "body") == []
         page.get_by_role("button", name="theme").click()
         assert page.evaluate("document.body.dataset.jpThemeLight") == str(dark).lower()
@@ -172,6 +181,10 @@ def test_what_a_page_says_and_leads_to(opened, folder):
         stored = "async () => Object.keys((await opened(widgets.textContent)).widgets).length"
         assert page.evaluate(stored) == len(CELLS)  # and not the one that is never displayed
         page.get_by_text("the next. Move the slider. Choose. It is").wait_for()
+        page.get_by_text("Only loading the page again begins a new one.").wait_for()
+        todo = page.get_by_text("fold is not done yet. Replace the dots in this notebook's file, and run the cell")
+        assert todo.get_by_role("link").get_attribute("href") == "00_all.ipynb"
+        assert page.get_by_role("status").filter(has_text="cell is right.").inner_text() == "✔ cell is right."
         assert page.get_by_role("cell", name="in a list").count() == 1
         assert page.locator("strong", has_text="said").count() == 1
         printed = page.locator("pre.out", has_text="ddd")
@@ -187,12 +200,60 @@ def test_what_a_page_says_and_leads_to(opened, folder):
         page.get_by_role("searchbox").fill("needle")
         page.get_by_role("searchbox").press("Enter")
         page.wait_for_url("**/index.html?q=needle")
+        found = page.get_by_role("status").get_by_role("listitem")
+        assert found.inner_text() == "00 All widgets: solutions A needle, and ."
+        page.get_by_role("searchbox").fill("slider")
+        told = found.first.inner_text()  # whole words
+        assert told.startswith("00 All widgets … you begin: nothing.") and told.endswith("begins a new one. …")
+        page.get_by_role("searchbox").fill("needle")
         page.get_by_role("status").get_by_role("link", name="00 All widgets: solutions").click()
         page.get_by_role("link", name="Contents").click()
         entry = page.get_by_role("listitem").filter(has=page.get_by_role("link", name="00 All widgets", exact=True))
         assert " ".join(entry.inner_text().split()) == "00 All widgets · 7 minutes You will try every widget."
         entry.get_by_role("link").click()
         page.wait_for_url("**/00_all.html")
+
+
+def test_what_pages_say_in_another_way_is_said_in_a_notebook():
+    """Else a text was changed, and its page speaks of running again."""
+    cells = [cell for path in course.notebooks() for cell in nbformat.read(path, as_version=4).cells]
+    prose = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for pattern, _ in pages.IN_A_PAGE + pages.WHERE_WIDGETS_WORK:
+        assert re.search(pattern, prose), pattern
+
+
+@pytest.mark.parametrize(
+    "equation, expected",
+    [
+        (r"\tanh(-x)", '(</mo><mo form="prefix">−</mo><mi>x</mi>'),
+        (r"c \cdot -x", '·</mo><mo form="prefix">−</mo><mi>x</mi>'),
+        (r"(a) - x", ")</mo><mo>−</mo><mi>x</mi>"),
+        (r"-\infty", "<mo>−</mo><mi>∞</mi>"),
+        (r"a \pm b", "<mi>a</mi><mo>±</mo><mi>b</mi>"),
+        (r"\lVert w \rVert", '<mo stretchy="false">‖</mo><mi>w</mi><mo stretchy="false">‖</mo>'),
+        (r"\max(r, 1)", '<mi>max</mi><mo stretchy="false">('),
+        (r"m(s) \ln p", ')</mo><mspace width="0.167em"/><mi>ln</mi><mspace width="0.167em"/><mi>p</mi>'),
+        (r"a'(b)", '<mrow><mi>a</mi><mo form="postfix">′</mo></mrow>'),
+        (r"W: (H, D)", '<mi>W</mi><mo lspace="0" rspace="0.278em">:</mo>'),
+        (r"a < b", "<mi>a</mi><mo>&#x0003C;</mo><mi>b</mi>"),
+    ],
+)
+def test_signs_of_an_equation_are_what_they_are_meant_for(equation, expected):
+    assert expected in pages.mathml(equation)
+
+
+def test_equations_are_set_closely_and_below_each_other(opened):
+    with opened() as page:
+        page.evaluate("document.fonts.ready")
+        signs = page.locator("mtable mo", has_text="=")
+        assert len({round(signs.nth(i).bounding_box()["x"]) for i in range(2)}) == 1
+        rights = page.locator("mtd[columnalign=right] > mi").evaluate_all(
+            "nodes => nodes.map((node) => Math.round(node.getBoundingClientRect().right))"
+        )
+        assert len(rights) == 2 and len(set(rights)) == 1
+        behind = """root => root.getBoundingClientRect().right + parseFloat(getComputedStyle(root).marginRight)
+            - root.lastElementChild.getBoundingClientRect().right"""
+        assert page.locator("msqrt").evaluate(behind) < 2
 
 
 DRIVE = """
@@ -439,6 +500,17 @@ def test_each_control_acts_by_keys(opened):
         role("slider", name="recorded step").press("ArrowLeft")
         page.locator("output", has_text="1").last.wait_for()
         assert role("slider", name="recorded step").get_attribute("aria-valuetext") == "step 1"
+
+
+def test_the_head_of_a_table_of_tensors_stays(opened):
+    with opened() as page:
+        scrolled = """box => {
+            Object.assign(box.style, { maxHeight: "3em" });
+            box.scrollTop = 20;
+            const [head, top] = [box.querySelector("th"), box].map((node) => node.getBoundingClientRect().top);
+            return [box.scrollTop, head - top];
+        }"""
+        assert page.get_by_role("group", name="all tensors").evaluate(scrolled) == [20, 0]
 
 
 # As a notebook's shortcuts do: JupyterLab's where a key has bubbled up to the document, those of Notebook 7 before it

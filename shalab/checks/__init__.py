@@ -36,6 +36,7 @@ from torch import Tensor
 from shalab.course import notebooks
 from shalab.device import print_anything, to_host
 
+TO_DO = "Replace the dots and run this cell again."  # pages say it in another way
 PROGRESS_FILE = ".progress.json"  # in the folder that the notebook runs in
 
 # outcome -> sign and colour
@@ -135,7 +136,7 @@ class Check:
         return _first_difference(results, expected)
 
     def _open(self) -> Verdict:
-        return Verdict("open", f"{self.name} is not done yet. Replace the dots and run this cell again.")
+        return Verdict("open", f"{self.name} is not done yet. {TO_DO}")
 
     def _results(self, answer) -> tuple[list, Exception | None]:
         """What the answer gives for the inputs, as far as it came, and the error that stopped it."""

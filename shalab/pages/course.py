@@ -9,7 +9,7 @@ import json
 import re
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from shalab import course
+from shalab.checks import TO_DO
 from shalab.pages.weights import packed
 from shalab.plots import img_tag
 
@@ -126,21 +127,30 @@ class Renderer(IPythonRenderer):
 
 
 def mathml(equation: str, display: Literal["inline", "block"] = "inline") -> str:
-    """The converter knows {aligned} by another name, and sets no space between a function's name and what it is of; and
-    a minus after one of these is no difference."""
+    """The converter knows {aligned} by another name, and takes a few signs for what they are not."""
     converted = convert(equation.replace("{aligned}", "{split}"), display=display)
-    converted = re.sub(rf"{FUNCTION}(?=<m(?!o))", rf"\1{THIN}", converted)
-    converted = re.sub(rf"(</m(?:i|n|sub)>){FUNCTION}", rf"\1{THIN}\2", converted)
-    return re.sub(
-        r"(<mo>(?:=|&#x0003D;|≈|&#x02248;|,|&#x0002C;)</mo>)<mo>(?=(?:−|&#x02212;)</mo>)",
-        r'\1<mo form="prefix">',
-        converted,
-    )
+    converted = re.sub(ENTITY, lambda code: chr(int(code[1], 16)), converted)
+    for pattern, replacement in SETTING:
+        converted = re.sub(pattern, replacement, converted)
+    return converted
 
 
-NAME = "<mi>(?:ln|log|exp|tanh)</mi>"
+ENTITY = r"&#x(?!0*(?:22|26|3C|3E);)([0-9A-F]+);"  # of a sign that needs none
+NAME = "<mi>(?:ln|log|exp|tanh|max|min|mean)</mi>"
 FUNCTION = rf"((?<!<msup>)(?<!<msub>){NAME}|<msub>{NAME}<mn>\d+</mn></msub>)"
 THIN = '<mspace width="0.167em"/>'
+SETTING = (
+    (r"<mo>([a-z]{2,}|∞)</mo>", r"<mi>\1</mi>"),
+    (r"<mi>±</mi>", "<mo>±</mo>"),
+    (r"<mi>:</mi>(?=<mo[^>]*>\()", '<mo lspace="0" rspace="0.278em">:</mo>'),  # a shape follows
+    (r"<mo>‖</mo>", '<mo stretchy="false">‖</mo>'),  # not as high as the line
+    (r"<msup>(<mi>\w</mi>)<mi>′</mi></msup>", r'<mrow>\1<mo form="postfix">′</mo></mrow>'),  # it is raised already
+    # A space between a function's name and what it is of, and before the name
+    (rf"{FUNCTION}(?=<m(?!o))", rf"\1{THIN}"),
+    (rf"(</m(?:i|n|sub)>|[)∂]</mo>){FUNCTION}", rf"\1{THIN}\2"),
+    # A minus after one of these is no difference.
+    (r"(<mo[^>]*>[=≈≤≥,:(\[{+·×/⊙←]</mo>)<mo>(?=−</mo>)", r'\1<mo form="prefix">'),
+)
 
 
 def prose(source: str) -> str:
@@ -155,16 +165,31 @@ def coloured(code: str) -> str:
     return f'<pre class="code">{highlight(code.rstrip(), PythonLexer(), HtmlFormatter(nowrap=True)).rstrip()}</pre>\n'
 
 
+# What a notebook says to somebody who runs it, and what its page says instead
+Sayings = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
+IN_A_PAGE: Sayings = (
+    (r"(?m)^### How to work$", "### How to work in the notebooks"),
+    (r"\bbefore\s+you\s+run\s+the\s+cell\b", "before you read on"),
+    (r"\bthen\s+run\s+the\s+cell\b", "then read on"),
+    (r",\s+then\s+run\s+it;\s+it\s+takes\s[^.]*", ", then read on"),
+    (r"\brun\s+the\s+folded\s+cell,\s+but\s+you\s+need\s+not", "you need not"),
+    (r"\bRun\s+it,\s+but\s+you\s+need\s+not", "You need not"),
+)
+WHERE_WIDGETS_WORK: Sayings = (
+    (r"\bIn\s+(?:JupyterLab|the\s+running\s+notebook),?\s+(\w)", lambda first: first[1].upper()),
+    (r";\s+the\s+stored\s+picture\s[^.]*(?=\.)", ""),
+    (r"\brunning\s+the\s+cell\s+again\b", "loading the page again"),
+)
+
+
 def article(page: Page) -> str:
     """The notebook's cells, one after the other."""
     parts = []
     for cell in page.notebook.cells:
         if cell.cell_type == "markdown":
             source = cell.source
-            if page.states:  # what only JupyterLab could do elsewhere is done here
-                elsewhere = r"\bIn\s+(?:JupyterLab|the\s+running\s+notebook),?\s+(\w)"
-                source = re.sub(elsewhere, lambda first: first[1].upper(), source)
-                source = re.sub(r";\s+the\s+stored\s+picture\s[^.]*(?=\.)", "", source)
+            for pattern, here in IN_A_PAGE + (WHERE_WIDGETS_WORK if page.states else ()):
+                source = re.sub(pattern, here, source)
             parts.append(prose(source))
         elif cell.cell_type == "code":
             source = coloured(cell.source)
@@ -176,7 +201,11 @@ def article(page: Page) -> str:
         body = re.sub(r"(</?h)3\b", r"\g<1>2", body)
     # Links to other notebooks go to their pages.
     linked = re.sub(r'(href="[^":]*)\.(?:ipynb|md)(["#])', r"\1.html\2", body)
-    return linked.replace('href="solutions"', 'href="index.html#solutions"')
+    linked = linked.replace('href="solutions"', 'href="index.html#solutions"')
+    # What a check says to somebody who runs its cell
+    here = f'<a href="{page.path.name}" download>this notebook\'s file</a>'
+    linked = linked.replace(TO_DO, f"Replace the dots in {here}, and run the cell there.")
+    return re.sub(r"(✔</b> \w+ is right\.)[^<]*(?=</div>)", r"\1", linked)
 
 
 def tables(prose: str) -> str:
@@ -307,10 +336,11 @@ def _sections(page: Page) -> Iterator[tuple[str, str, str]]:
     """(address, title, text) of each section, for the search."""
     for part in re.split(r"(?=<h[1-4] id=)", article(page)):
         heading = re.match(r'<h[1-4] id="([^"]*)">(.*?)<a class="anchor-link"', part, re.DOTALL)
-        text = html.unescape(words(re.sub(r"<(svg|math)\b.*?</\1>", " ", part, flags=re.DOTALL)))
-        name = f": {html.unescape(words(heading[2]))}" if heading else ""
+        text = html.unescape(words(re.sub(r"<(svg|math|h[1-4])\b.*?</\1>", " ", part, flags=re.DOTALL)))
+        name = html.unescape(words(heading[2])) if heading else page.title
         anchor = f"#{heading[1]}" if heading else ""
-        yield page.address.as_posix() + anchor, page.title + name, text
+        title = page.title if name == page.title else f"{page.title}: {name}"
+        yield page.address.as_posix() + anchor, title, text
 
 
 def template(name: str, **values: Any) -> str:

@@ -3,6 +3,13 @@ const sections = JSON.parse(document.getElementById("sections").textContent);
 const field = document.querySelector("[type=search]"), found = document.getElementById("found");
 const MOST = 30, AROUND = 70; // sections listed; characters shown on both sides of the first word
 
+/** The whole words on both sides of a place. */
+function around(text, place) {
+  const from = Math.max(0, place - AROUND), to = place + AROUND, part = text.slice(from, to);
+  const begun = from ? part.replace(/^\S{0,69}\s/, "… ") : part;
+  return to < text.length ? begun.replace(/\s\S{0,50}$/, " …") : begun;
+}
+
 function search() {
   const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
   found.replaceChildren();
@@ -15,7 +22,7 @@ function search() {
     const link = Object.assign(document.createElement("a"), { href: address, textContent: title });
     const place = Math.max(0, text.toLowerCase().indexOf(words[0]));
     const item = document.createElement("li");
-    item.append(link, ` … ${text.slice(Math.max(0, place - AROUND), place + AROUND)} …`);
+    item.append(link, ` ${around(text, place)}`);
     list.append(item);
   }
   const more = hits.length > MOST ? `, the first ${MOST}` : "";

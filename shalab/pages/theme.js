@@ -13,12 +13,26 @@ function applyTheme() {
 applyTheme();
 system.addEventListener("change", applyTheme);
 
-/** A key reaches what scrolls sideways. */
+const HIGH = 200; // pixels of a row that nobody wants to read
+
+/** A table that is too wide, or would have very high rows, gets the width that it needs; a key reaches what scrolls. */
 function reach() {
+  for (const table of document.querySelectorAll(".scroll > table")) {
+    table.classList.remove("roomy");
+    const isWide = table.offsetWidth > table.parentElement.clientWidth;
+    table.classList.toggle("roomy", isWide || [...table.rows].some((row) => row.offsetHeight > HIGH));
+  }
   for (const node of document.querySelectorAll("pre, .scroll, .long")) {
     node.toggleAttribute("tabindex", false);
     if (node.scrollWidth > node.clientWidth) node.tabIndex = 0;
   }
+}
+
+/** Chromium's box of a root is wider than the root: what follows is moved to its bar. */
+function closeRoots() {
+  const gap = (root) => root.getBoundingClientRect().right - root.lastElementChild.getBoundingClientRect().right;
+  const gaps = [...document.querySelectorAll("msqrt")].map((root) => [root, gap(root)]);
+  for (const [root, wide] of gaps) if (wide > 2) root.style.marginRight = `${1 - wide}px`;
 }
 
 /** When the text is there: the button, and what scrolls. */
@@ -33,7 +47,7 @@ function ready() {
     name(applyTheme());
   });
   for (const event of ["load", "resize"]) addEventListener(event, reach);
-  document.fonts.ready.then(reach);
-  document.addEventListener("toggle", reach, true); // what was folded has a width now
+  document.fonts.ready.then(() => { closeRoots(); reach(); });
+  document.addEventListener("toggle", () => { closeRoots(); reach(); }, true); // what was folded has a width now
   document.addEventListener("load", reach, true); // a picture, too
 }

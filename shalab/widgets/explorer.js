@@ -122,14 +122,15 @@ function mark(y, width, isPinned) {
   return `${outer}${inner}<path d="M${LEFT + width + 1} ${y}l${size} ${-size}v${2 * size}z" fill="#d55e00"/>`;
 }
 
-/** The share of each octave of distance as bars, `width` x 150. */
+/** The share of each octave of distance as bars, `width` x 150; narrow ones are labelled sparingly. */
 function bars(head, row, width) {
-  const shares = head.shares(row), step = width / shares.length, most = Math.max(...shares);
+  const shares = head.shares(row), step = width / shares.length, most = Math.max(...shares), every = step < 26 ? 2 : 1;
   const parts = Array.from(shares, (share, i) => {
     const middle = (i + 0.5) * step, tall = (100 * share) / most, first = head.octaves[i];
     const [left, wide] = [middle - step * 0.4, step * 0.8];
     return `<rect x="${left}" y="${116 - tall}" width="${wide}" height="${tall}" fill="#0072b2"/>` +
-      label(middle, 112 - tall, "middle", percent(share), 10) + label(middle, 129, "middle", first, 10);
+      (every > 1 && share < 0.005 ? "" : label(middle, 112 - tall, "middle", percent(share), 10)) +
+      (i % every ? "" : label(middle, 129, "middle", first, 10));
   });
   return parts.join("") + label(width / 2, 146, "middle", "from this age to below the next");
 }
@@ -270,6 +271,12 @@ export default {
       row.range.setAttribute("aria-valuetext", `${t}, ${name(at)}`);
     }
 
+    function sizeBars() {
+      const wide = Math.min(36 * head.octaves.length, distances.parentElement.clientWidth || Infinity);
+      distances.setAttribute("viewBox", `0 0 ${wide} 150`);
+      distances.style.width = `${wide}px`;
+    }
+
     /** A new head, or the first. */
     function load() {
       head = decode(model);
@@ -277,8 +284,7 @@ export default {
       picture.setAttribute("aria-label", `Attention of block ${model.get("block")}, head ${model.get("head")}: ` +
         `${counted(head.nQueries)} query bytes by ${counted(head.nAges)} ages; ` +
         `the largest weight is ${shortly(head.largest)}`);
-      distances.setAttribute("viewBox", `0 0 ${36 * head.octaves.length} 150`);
-      distances.style.width = `${36 * head.octaves.length}px`;
+      sizeBars();
       blocks.box.value = model.get("block");
       heads.box.value = model.get("head");
       row.set(chosen.query);
@@ -292,13 +298,15 @@ export default {
     }
 
     function resize() {
-      const now = Math.max(50, root.clientWidth - LEFT - RIGHT);
+      const now = Math.max(50, figure.clientWidth - LEFT - RIGHT);
       if (now === width) return;
       width = now;
       around.setAttribute("width", LEFT + width + RIGHT);
       around.setAttribute("height", TOP + HEIGHT + BOTTOM);
       pointer.setAttribute("width", LEFT + width + RIGHT);
       pointer.setAttribute("height", 20);
+      sizeBars();
+      drawRow();
       zoomTo(zoom);
     }
 
