@@ -29,6 +29,7 @@ from shalab.presets import Budget, Preset
 from shalab.run import Run
 from shalab.steering import LOOK_S
 from shalab.train import TrainConfig
+from shalab.widgets import Dashboard
 
 RECIPE = TrainConfig(
     batch_size=5, bptt=17, lr=1e-2, schedule="cosine", warmup_steps=3, evaluations=3, checkpoint_every=50,
@@ -164,6 +165,20 @@ def test_pause_continue_and_stop_reach_the_process(capsys):
     assert follower.alive and heard[-1] == "running"
     follower.end()
     follower.wait()
+
+
+def test_who_follows_a_run_that_is_over_sees_how_it_ended(precision):
+    run = Run.create("a", "tiny", PRESET, "own.txt", 3, precision=precision)
+    for ended in ("stopped", "finished"):
+        for _ in run.events():
+            if ended == "stopped":
+                run.stop.set()
+        run.stop.clear()
+        if ended == "finished":
+            run.finish()
+        dashboard = Dashboard.follow(Path("a"))
+        until(lambda board=dashboard: not board.run.alive, "end")
+        assert dashboard.history.state == ended
 
 
 def test_paused_is_said_when_the_run_holds_not_when_it_is_asked_to(precision):

@@ -191,8 +191,8 @@ class Dashboard(Widget):
             history.add(event if isinstance(event, dict) else as_line(event))
         elif event.state != "over":
             history.state, history.error = event.state, event.error
-        elif history.state == "running":  # without an EndEvent
-            history.state = "stopped" if self.run and self.run.stop.is_set() else "over"
+        elif history.state == "running":  # without an EndEvent since it was started
+            history.state = history.ended or ("stopped" if self.run and self.run.stop.is_set() else "over")
 
     def _counts(self) -> dict:
         history = self.history

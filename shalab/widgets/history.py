@@ -56,6 +56,7 @@ class History:
         self.trust: list[tuple[int, int, float, float, float, float]] = []
         self.sample, self.total_steps, self.state, self.error = "", total_steps, "ready", ""
         self.seconds_left = math.nan
+        self.ended = ""  # how, if it has not gone on since
         self._bpc, self._bytes, self._seconds = MovingAverage(), MovingAverage(), MovingAverage()
         for line in lines:
             self.add(line)
@@ -74,7 +75,7 @@ class History:
     def _add(self, line: dict) -> None:
         match line["event"]:
             case "step" if line["step"] > self.place[0]:
-                self.state, self.total_steps = "running", line["total_steps"]
+                self.state, self.ended, self.total_steps = "running", "", line["total_steps"]
                 _, n_bytes, elapsed_s = self.place
                 read, took = self._bytes(line["n_bytes"] - n_bytes), self._seconds(line["elapsed_s"] - elapsed_s)
                 self.seconds_left = seconds_left(line)
@@ -92,4 +93,4 @@ class History:
             case "sample":
                 self.sample = line["text"]
             case "end":
-                self.state = line["reason"]
+                self.state = self.ended = line["reason"]
