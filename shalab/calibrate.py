@@ -35,6 +35,7 @@ SHORTEST = 4  # bytes per stream of the shorter window
 ENOUGH_S = 0.7  # an update as long as this is timed well enough
 ROUNDS_S = 0.5  # updates of a window are repeated for so long, and at least twice
 MOST_GB = 2.0  # what a calibration may take
+QUIET = 0.95  # share of the time in which this thread was computing; beside one other busy process it was 0.87
 
 
 def here(preset: Preset, n_train: int, precision: Precision | None = None) -> Plan:
@@ -51,7 +52,10 @@ def here(preset: Preset, n_train: int, precision: Precision | None = None) -> Pl
 
 
 def seconds_per_update(preset: Preset, precision: Precision) -> float:
-    """Of training with a full memory; kept for the same preset, format, number of threads, PyTorch and machine."""
+    """Of training with a full memory; kept for the same preset, format, number of threads, PyTorch and machine.
+
+    A processor that did other work meanwhile is measured again the next time.
+    """
     key = {
         "model": asdict(preset.model),
         "train": asdict(preset.train),
@@ -61,13 +65,17 @@ def seconds_per_update(preset: Preset, precision: Precision) -> float:
         "machine": platform.node(),
         "tricks": [name for name, trick in TRICKS.items() if trick.on],
     }
-    line = kept("speed", key, lambda: measure(preset, precision))
+    line = kept(
+        "speed", key, lambda: measure(preset, precision),
+        lambda line: not (line and precision.on_cpu) or line["share"] >= QUIET,
+    )  # fmt: skip
     return line["fixed"] + line["per_byte"] * preset.train.bptt if line else float("nan")
 
 
 def measure(preset: Preset, precision: Precision) -> dict[str, float] | None:
-    """Seconds of an update = fixed + per_byte x window; None where not even one stream fits into MOST_GB
-    and into half of the memory.
+    """Seconds of an update = fixed + per_byte x window, and the share of the time in which this thread was computing.
+
+    None where not even one stream fits into MOST_GB and into half of the memory.
 
     Draws from generators of its own; those of PyTorch are left as they were.
     """
@@ -92,14 +100,16 @@ def measure(preset: Preset, precision: Precision) -> dict[str, float] | None:
             long = min(2 * long, train.bptt)
             if timed.update(long) >= ENOUGH_S:
                 break
+        began, computed = time.perf_counter(), time.thread_time()
         short_s, long_s = timed.updates(short), timed.updates(long)
+        share = (time.thread_time() - computed) / (time.perf_counter() - began)
     finally:
         precision.set_random_state(random_state)
     per_byte = (long_s - short_s) / (long - short) if long > short else 0.0
     if not 0 < per_byte * long <= long_s:  # so short that what else the machine did counts for more
         per_byte = long_s / long
     fixed = long_s - per_byte * long
-    return {"fixed": fixed, "per_byte": per_byte * train.batch_size / streams}
+    return {"fixed": fixed, "per_byte": per_byte * train.batch_size / streams, "share": share}
 
 
 class _Timed:

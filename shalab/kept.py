@@ -10,10 +10,11 @@ from shalab.corpus import cache_dir
 from shalab.files import WriteError, as_json, write_json, writing
 
 
-def kept(kind: str, key: dict, make: Callable[[], Any]) -> Any:
+def kept(kind: str, key: dict, make: Callable[[], Any], lasts: Callable[[Any], bool] = lambda value: True) -> Any:
     """What make() returned when it was last called for this key, as JSON has it; else calls it, and keeps the result.
 
-    A file that is damaged is made again. Where nothing can be written, nothing is kept.
+    A file that is damaged is made again. Where nothing can be written, nothing is kept, nor is a value that `lasts`
+    refuses.
     """
     key = json.loads(as_json(key))
     path = cache_dir() / kind / f"{_sha256(key)[:16]}.json"
@@ -22,6 +23,8 @@ def kept(kind: str, key: dict, make: Callable[[], Any]) -> Any:
         if there["key"] == key and there["sha256"] == _sha256([key, there["value"]]):
             return there["value"]
     value = json.loads(as_json(make()))
+    if not lasts(value):
+        return value
     with contextlib.suppress(WriteError), writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"key": key, "value": value, "sha256": _sha256([key, value])})

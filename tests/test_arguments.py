@@ -91,7 +91,7 @@ def folder(tmp_path_factory):
 def test_any_command_line_ends_with_0_or_2(line, folder, capfd, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setitem(PRESETS, "laptop", PRESETS["tiny"])  # the default of `train`, at a size for a test
-    monkeypatch.setattr("shalab.calibrate.measure", lambda *_: {"fixed": 1.0, "per_byte": 0.1})
+    monkeypatch.setattr("shalab.calibrate.measure", lambda *_: {"fixed": 1.0, "per_byte": 0.1, "share": 1.0})
     try:
         code = cli.main(line)
     except SystemExit as end:  # argparse's

@@ -171,7 +171,7 @@ def test_time_follows_the_cards_figures():
 def measured(monkeypatch):
     """Calibrations say at once: 2 s and a millisecond per byte of the window. The presets that were asked about."""
     calls = []
-    line = {"fixed": 2.0, "per_byte": 1e-3}
+    line = {"fixed": 2.0, "per_byte": 1e-3, "share": 1.0}
     monkeypatch.setattr("shalab.calibrate.measure", lambda preset, precision: calls.append(preset) or line)
     return calls
 
@@ -231,6 +231,14 @@ def test_a_machine_is_measured_once_for_what_its_speed_depends_on(measured, dama
     assert seconds_per_update(tiny, precision) == first and len(measured) == 7
 
 
+def test_what_a_busy_machine_took_is_not_kept(precision, monkeypatch):
+    shares = iter([0.5, 0.97, 0.5])
+    monkeypatch.setattr(
+        "shalab.calibrate.measure", lambda *_: {"fixed": 2 * (share := next(shares)), "per_byte": 0.0, "share": share}
+    )
+    assert [seconds_per_update(PRESETS["tiny"], precision) for _ in range(3)] == [1.0, 1.94, 1.94]
+
+
 @pytest.mark.parametrize("memory_gb, fewer", [(None, False), (100, False), (3.8, True)])
 def test_two_short_windows_tell_how_long_an_update_takes(memory_gb, fewer, precision, monkeypatch):
     """An update takes 0.1 s, and 2 ms per byte and stream."""
@@ -249,6 +257,7 @@ def test_two_short_windows_tell_how_long_an_update_takes(memory_gb, fewer, preci
     monkeypatch.setattr(calibrate, "_Timed", Evenly)
     monkeypatch.setattr(Precision, "memory_bytes", lambda precision: memory_gb and memory_gb * 1e9)
     line = calibrate.measure(PRESETS["paper"], precision)
+    line.pop("share")
     assert line == pytest.approx({"fixed": 0.1, "per_byte": 2e-3 * 16}) and (streams[0] < 16) == fewer
 
 
@@ -275,7 +284,12 @@ def test_a_calibration_is_of_the_presets_own_model_and_leaves_no_trace(heads, pr
 
     monkeypatch.setattr(Trainer, "update", watched)
     line = calibrate.measure(tiny, precision)
-    assert line["per_byte"] > 0 and line["fixed"] >= 0 and torch.equal(torch.get_rng_state(), before)
+    assert (
+        line["per_byte"] > 0
+        and line["fixed"] >= 0
+        and 0 < line["share"] < 1.1
+        and torch.equal(torch.get_rng_state(), before)
+    )
     assert not heads or min(memories) >= 64 - 32, "the memory is full at each update"
 
 
