@@ -145,7 +145,7 @@ def lamb_control(
     best[optimizer][init_scale]: the lowest field's lr and warmup, and bpc per seed
     uncorrected[init_scale]: the first row's learning rates, of Adam without bias correction at a quarter of each
     longer[optimizer]: the run of `trust`, by LAMB with the floor and by Adam at a quarter of the rate, without bias
-    correction and with: per seed learning, valid and test
+    correction, with it, and with Adam's own epsilon instead of LAMB's: per seed learning, valid and test
     """
     grid = stored_result("lamb")
 
@@ -175,6 +175,11 @@ def lamb_control(
         trainer.optimizer.param_groups[0]["min_trust"] = _ABOVE_ALL
         return trainer
 
+    def corrected_adam(steps: int, seed: int, lr: float) -> Trainer:
+        trainer = small_trainer("Adam", steps, seed, lr=lr)
+        trainer.optimizer.param_groups[0]["eps"] = 1e-6
+        return trainer
+
     def uncorrected_run(lr: float, init_scale: str) -> float | None:
         return _tail(finish(uncorrected_adam(steps, 0, lr / 4, float(init_scale))), steps)
 
@@ -190,7 +195,8 @@ def lamb_control(
     longer = {
         "min-trust LAMB, 1e-2": lambda seed: small_trainer("min-trust LAMB", long_steps, seed, lr=1e-2),
         "Adam without bias correction, 2.5e-3": lambda seed: uncorrected_adam(long_steps, seed, 2.5e-3),
-        "Adam, 2.5e-3": lambda seed: small_trainer("Adam", long_steps, seed, lr=2.5e-3),
+        "the same with bias correction": lambda seed: corrected_adam(long_steps, seed, 2.5e-3),
+        "the same with epsilon 1e-8": lambda seed: small_trainer("Adam", long_steps, seed, lr=2.5e-3),
     }
     runs = [(seed, name, part(f"{name}, {long_steps} updates, seed {seed}", partial(long_run, make, seed)))
             for seed in seeds for name, make in longer.items()]  # fmt: skip
