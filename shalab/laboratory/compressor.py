@@ -7,7 +7,7 @@
 
 `packed`: the first 200,000 bytes of a text, by the trained model with fixed weights and by one that learns, each alone
 and mixed with counts. Bits are charged as `shalab compress --streams 1` does, in windows, which is faster; an archive
-is hardly longer (tests/test_archive.py), and its header of 33 bytes is counted.
+is hardly longer (tests/test_archive.py), and its header of 34 bytes is counted.
 
 `mixed`: a long text; the trained model goes on training on its first nine tenths for some updates
 (`shalab train --init-from`), and the first 40,000 bytes of its last twentieth are charged: by the network, by the
