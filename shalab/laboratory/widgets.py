@@ -145,7 +145,7 @@ def bench_explorer(page, n_keys: int) -> dict[str, tuple[float, float]]:
     }
 
 
-def cost_of_a_dashboard(messages: int = 500, rounds: int = 15, updates: int = 20) -> dict:
+def cost_of_a_dashboard(messages: int = 500, rounds: int = 60, updates: int = 20) -> dict:
     """To be run in a kernel. All times are processor time of the whole process: the sending thread's is in it.
 
     share_at_20_per_s  of one processor, when each of 20 updates per second is a message of its own
