@@ -20,8 +20,8 @@ from shalab.run_config import RunConfig
 from shalab.widgets.base import Widget, source
 from shalab.widgets.history import History
 
-MESSAGE_GAP_S = 0.04  # between two messages to the browser, at least
-MESSAGE_POINTS = 4  # in a message of their own; more travel with everything else
+MESSAGE_GAP_S = 0.06  # between two messages to the browser, at least
+MESSAGE_POINTS = 7  # in a message of their own; more travel with everything else
 
 
 class Replay(Background):
