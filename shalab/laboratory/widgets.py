@@ -20,15 +20,16 @@ import numpy as np
 from jupyter_client.manager import start_new_kernel
 
 from shalab.corpus import load_corpus
-from shalab.course import notebooks, notebooks_dir
+from shalab.course import notebooks, notebooks_dir, trained_model
 from shalab.device import Precision
 from shalab.laboratory.timing import median_ratio
 from shalab.model import SHARNN, ModelConfig
 from shalab.pages.course import Page, executed, rendered
+from shalab.pages.weights import packed
 from shalab.presets import PRESETS
 from shalab.train import Trainer
 from shalab.widgets import dashboard as live
-from shalab.widgets.base import Widget
+from shalab.widgets.base import Widget, source
 from shalab.widgets.explorer import AttentionExplorer
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -233,11 +234,29 @@ def bench_page(page) -> dict[str, tuple[float, float]]:
     return {"size, MB": (size / 1e6, 15), "first paint, ms": (first, 1000), "all widgets drawn, ms": (drawn, 3000)}
 
 
+def bench_network(page) -> dict[str, tuple[float, float]]:
+    """The trained model in a page, its memory full: figure -> what it was, and its limit, here the least."""
+    page.add_script_tag(content=source("network"))
+    page.evaluate(
+        "text => { window.network = loadNetwork(Uint8Array.from(atob(text), (c) => c.charCodeAt(0))); }",
+        base64.b64encode(packed(trained_model())).decode(),
+    )
+    took_ms = page.evaluate(
+        "n => { const state = network.start(); let began;"
+        "for (let i = 0; i < 2 * n; i++) {"
+        "if (i === n) began = performance.now(); network.step(state, (7 * i) % 256); }"
+        "return (performance.now() - began) / n; }",
+        trained_model().max_context,
+    )
+    return {"bytes per second, at least": (1000 / took_ms, 500)}
+
+
 BENCHES: dict[str, Callable] = {
     "explorer, 1,024 x 5,000": lambda page: bench_explorer(page, 5000),
     "explorer, 1,024 x 16,000": lambda page: bench_explorer(page, 16_000),
     "dashboard": lambda page: bench_dashboard(),
     "page of notebook 03": bench_page,
+    "the trained model in a page": bench_network,
 }
 
 
