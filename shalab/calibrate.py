@@ -35,7 +35,7 @@ SHORTEST = 4  # bytes per stream of the shorter window
 ENOUGH_S = 0.7  # an update as long as this is timed well enough
 ROUNDS_S = 0.5  # updates of a window are repeated for so long, and at least twice
 MOST_GB = 2.0  # what a calibration may take
-QUIET = 0.95  # share of the time in which this thread was computing; beside one other busy process it was 0.87
+QUIET = 0.95  # share of the time in which this thread was computing; 0.87 with two threads on two busy cores
 
 
 def here(preset: Preset, n_train: int, precision: Precision | None = None) -> Plan:

@@ -37,14 +37,19 @@ def writing(folder: Path) -> Iterator[None]:
         raise WriteError(f"cannot write to {folder} ({error.strerror or error})") from error
 
 
+def check_file(path: Path) -> None:
+    """InputError for a path that ends in no name, as "" and "." do."""
+    if not path.name:
+        raise InputError(f"{path} names a folder, not a file in it")
+
+
 @contextlib.contextmanager
 def replacing(path: Path, before: Path | None = None) -> Iterator[BinaryIO]:
     """A file that replaces `path` once all of it is on the disk. After an error it is removed, and `path` is as before.
 
     before: a name under which to keep the file that was at `path`.
     """
-    if not path.name:
-        raise WriteError(f"{path} names a folder, not a file in it")
+    check_file(path)
     part = path.with_name(path.name + ".part")
     with writing(path.parent):
         try:

@@ -136,7 +136,7 @@ def watch(folder: str) -> None:
         for line in follower.events():
             try:
                 progress.show(line)
-            except (KeyError, TypeError) as error:
+            except (KeyError, TypeError, ValueError, ArithmeticError) as error:
                 raise InputError(f"{folder} holds a line that no run writes: {str(line)[:80]}") from error
     if line.get("reason") == "stopped":
         print(f"stopped at step {line['step']:,}; go on with: shalab train --resume --out {folder}")

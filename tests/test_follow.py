@@ -211,8 +211,9 @@ def test_a_training_that_was_never_scored_is_not_over(precision):
     assert follower.result()["n_steps"] == 31
 
 
-def test_a_line_that_is_none_of_a_runs_gets_a_sentence(far, capsys):
-    write([step(1)])
+@pytest.mark.parametrize("rest", [{}, {"total_steps": 7, "n_bytes": 5, "elapsed_s": 0}])
+def test_a_line_that_is_none_of_a_runs_gets_a_sentence(rest, far, capsys):
+    write([step(1) | rest])
     assert main(["watch", "far"]) == 2
     assert "far holds a line that no run writes: {'event': 'step'" in capsys.readouterr().err
 

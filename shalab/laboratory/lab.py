@@ -36,7 +36,7 @@ from filelock import FileLock, Timeout
 from shalab.cli import main
 from shalab.errors import COUNT, InputError, refuse, wrong
 from shalab.fast.process import keep_freed_memory
-from shalab.files import write_json, writing
+from shalab.files import check_file, write_json, writing
 from shalab.laboratory.contestants import CONTESTANTS, FULL, REFERENCE, TOY, Contestant, Size, contestant
 from shalab.laboratory.race import scores, to_its_end
 from shalab.laboratory.timing import processor
@@ -281,8 +281,7 @@ def run(out: Path, names: Sequence[str], n_bytes: int, n_seeds: int, toy: bool =
     refuse(wrong(COUNT, bytes=n_bytes))
     if not 2 <= n_seeds <= max(T_95):
         raise InputError(f"an interval needs 2 to {max(T_95)} seeds, got {n_seeds}")
-    if not out.name:
-        raise InputError(f"{out} names a folder, not a file in it")
+    check_file(out)
     torch.set_num_threads(1)
     keep_freed_memory()
     with writing(out.parent):

@@ -69,7 +69,7 @@ class History:
     def add(self, line: dict) -> None:
         try:
             self._add(line)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ArithmeticError) as error:
             raise InputError(f"expected a line of a run's metrics.jsonl, got {str(line)[:80]}") from error
 
     def _add(self, line: dict) -> None:
