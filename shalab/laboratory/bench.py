@@ -360,7 +360,8 @@ def cell_seconds(cell) -> float:
 
 def as_markdown(results: dict) -> str:
     """Every part of the results as a table."""
-    lines = ["# Benchmark", ""]
+    note = "Ratios are medians over rounds of turns, not quotients of the figures beside them."
+    lines = ["# Benchmark", "", note, ""]
     for name, rows in results.items():
         rows = rows if isinstance(rows, list) else [rows]
         lines += [f"## {name}", "", "| " + " | ".join(key.replace("_", " ") for key in rows[0]) + " |"]
