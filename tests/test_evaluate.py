@@ -243,6 +243,7 @@ def test_a_long_text_is_measured_in_steps_that_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(laboratory, "BEGINNINGS", (500, 1000))
     (tmp_path / "own.txt").write_bytes(bytes(40_000))
     monkeypatch.setattr(laboratory, "NEAR", 9000)
+    monkeypatch.setattr(laboratory, "SHORT", 39_999)
     out = tmp_path / "results" / "own.json"
     monkeypatch.setattr("sys.argv", ["archivers", "--data", str(tmp_path / "own.txt"), "--out", str(out)])
     with pytest.raises(InputError, match="not all is installed .*zpaq"):
@@ -259,6 +260,18 @@ def test_a_long_text_is_measured_in_steps_that_are_kept(tmp_path, monkeypatch):
     after = json.loads(out.read_text(encoding="utf-8"))
     assert after["archivers"].pop("zpaq -m5 near")["beginnings"] == {"1000": [0.8, 0.8]}
     assert after["archivers"].pop("zpaq -m58")["bpc"] == [0.8, 0.8] and after == found
+
+
+def test_a_short_text_is_measured_by_the_archivers_alone(tmp_path, monkeypatch):
+    sizes = {"half": (lambda data: len(data) // 2, lambda: "v1"), "all": (len, lambda: "v2")}
+    monkeypatch.setattr(laboratory, "ARCHIVERS", sizes)
+    (tmp_path / "own.txt").write_bytes(bytes(4000))
+    out = tmp_path / "own.json"
+    monkeypatch.setattr("sys.argv", ["archivers", "--data", str(tmp_path / "own.txt"), "--out", str(out)])
+    laboratory.main()
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert {name: row["bpc"] for name, row in found["archivers"].items()} == {"half": [4, 4], "all": [8, 8]}
+    assert found["data_sha256"] == load_corpus(str(tmp_path / "own.txt")).sha256
 
 
 def test_archivers_are_those_of_the_result_file_and_of_enwik6_only():

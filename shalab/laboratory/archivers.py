@@ -7,9 +7,13 @@ and then test in one pass. Part of zpaq's archive is an index, which grows too: 
 instead of 1.513, and the learning model's lead is 0.02 on valid and 0.04 on test. PPMd's variant I gives 1.691 and
 2.254.
 
+    python -m shalab.laboratory.archivers --data FILE --out assets/results/tune_book.json
+
+measures a text of at most 15 MB by the archivers alone, here the tune book that notebook 10 writes. And
+
     python -m shalab.laboratory.archivers --data FILE --out assets/results/standin_archivers.json
 
-measures a longer text, with all that the two need to keep what precedes a slice in view: 3 GB for PPMd, one block of
+measures a longer one, with all that the two need to keep what precedes a slice in view: 3 GB for PPMd, one block of
 256 MB for zpaq, which is first priced for the beginnings of the slices, given only what is near. The compressors of
 `shalab.baselines` are measured with them, the trained model is not. 100,000,000 bytes take zpaq half an hour or more.
 
@@ -38,6 +42,7 @@ from shalab.errors import InputError
 from shalab.evaluate import evaluate
 
 ORDER, MEMORY = 16, 256 << 20  # of PPMd: contexts of up to 16 bytes, and enough memory to keep all of its counts
+SHORT = 15_000_000  # bytes of text that zpaq -m5 keeps in one block
 LARGE_MEMORY = 3 << 30  # of PPMd, for texts of up to 100,000,000 bytes
 BEGINNINGS = 200_000, 1_000_000  # bytes of valid and of test that PPMd is priced for as well
 NEAR = 9_000_000  # bytes before a slice that zpaq is given when all of them would take too long
@@ -148,11 +153,21 @@ def measure_large(corpus: Corpus, out: Path) -> None:
         write(out, found)
 
 
-def measure_small(corpus: Corpus, out: Path) -> None:
+def by_archivers(corpus: Corpus) -> dict[str, dict]:
     found = {}
     for name, (size, described) in ARCHIVERS.items():
         found[name] = measured(corpus, size, described())
         print(name, found[name], flush=True)
+    return found
+
+
+def measure_short(corpus: Corpus, out: Path) -> None:
+    command = "python -m shalab.laboratory.archivers --data FILE --out OUT"
+    write(out, {"command": command, "data_sha256": corpus.sha256, "archivers": by_archivers(corpus)})
+
+
+def measure_enwik6(corpus: Corpus, out: Path) -> None:
+    found = by_archivers(corpus)
     model, precision = trained_model(), Precision.pick("cpu", "float32")
     bounds = [end for _, end in corpus.bounds.values()]
     scores = {
@@ -178,8 +193,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", default="enwik6", metavar="NAME_OR_PATH")
     options = parser.parse_args()
+    corpus = load_corpus(options.data)
+    measure = measure_large if len(corpus) > SHORT else measure_short
     with installed():
-        (measure_small if options.data == "enwik6" else measure_large)(load_corpus(options.data), options.out)
+        (measure_enwik6 if options.data == "enwik6" else measure)(corpus, options.out)
 
 
 if __name__ == "__main__":
