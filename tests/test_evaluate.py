@@ -22,6 +22,7 @@ from shalab.evaluate import charges, evaluate
 from shalab.generate import as_text, generate, generate_batch, sample
 from shalab.laboratory import archivers as laboratory
 from shalab.laboratory.archivers import ARCHIVERS, measured
+from shalab.laboratory.contestants import TOY, contestant
 from shalab.metrics import bits_per_byte, perplexity
 
 
@@ -272,6 +273,24 @@ def test_a_short_text_is_measured_by_the_archivers_alone(tmp_path, monkeypatch):
     found = json.loads(out.read_text(encoding="utf-8"))
     assert {name: row["bpc"] for name, row in found["archivers"].items()} == {"half": [4, 4], "all": [8, 8]}
     assert found["data_sha256"] == load_corpus(str(tmp_path / "own.txt")).sha256
+
+
+def test_the_ladders_archivers_are_given_what_a_contestant_reads(tmp_path, monkeypatch):
+    run = contestant("one head", TOY, 0.01)
+    x = torch.cat([run.next_window()[0] for _ in range(20)])  # (T, B)
+    given = np.frombuffer(laboratory.beginnings(load_corpus("enwik6").split("train"), TOY), np.uint8)
+    assert len(given) == TOY.n_bytes
+    piece = TOY.n_bytes // TOY.batch_size
+    n = min(piece, len(x))
+    assert (given.reshape(TOY.batch_size, piece)[:, :n] == x.T.numpy()[:, :n]).all() and n > 200
+
+    monkeypatch.setattr(laboratory, "ARCHIVERS", {"half": (lambda data: len(data) // 2, lambda: "v1")})
+    monkeypatch.setattr(laboratory, "ORDERS", (1, 2))
+    out = tmp_path / "own.json"
+    laboratory.measure_ladder(load_corpus("enwik6"), out, TOY)
+    found = json.loads(out.read_text(encoding="utf-8"))["archivers"]
+    assert found["half"]["bpc"] == [4, 4] and 3.9 < found["2-gram"]["bpc"][0] < 5 and "1-gram" not in found
+    assert 2.2 < found["xz -9e"]["bpc"][0] < 3.2
 
 
 def test_archivers_are_those_of_the_result_file_and_of_enwik6_only():
