@@ -4,6 +4,7 @@
 # make test   runs all tests            make bench  measures speed and learning beside what it is compared with
 # make torture  hours of what a run may meet: kills, odd arguments, broken invariants, an hour of training
 # make test-gpu  runs what only a GPU can prove
+# make bench-gpu  the same, then ten minutes each of paper and evening on a stand-in for enwik8; not yet run anywhere
 # make html   the course as pages without Python, in which the widgets work, in build/html; runs it, some minutes
 # make notebooks  runs the notebooks again and stores their outputs
 # make clean  removes what was built, keeps your runs and your course
@@ -19,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 TORTURE := endurance killed arguments properties mutations run download corpus dashboard
 RUN_ARGS := $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED))
 
-.PHONY: lab fresh run test torture test-gpu bench html notebooks clean
+.PHONY: lab fresh run test torture test-gpu bench-gpu bench html notebooks clean
 
 lab: .venv/ready
 	$(BIN)/python -m shalab.course lab $(LAB_ARGS)
@@ -38,6 +39,15 @@ torture: .venv/ready
 
 test-gpu: .venv/ready
 	$(BIN)/python -m pytest -rs -s -m gpu tests/test_gpu.py
+
+bench-gpu: test-gpu runs/enwik8-standin
+	for preset in paper evening; do \
+	  $(BIN)/shalab train --preset $$preset --data runs/enwik8-standin --minutes 10 --out runs/gpu-$$preset || exit 1; \
+	done
+
+runs/enwik8-standin: | .venv/ready
+	mkdir -p runs
+	$(BIN)/python -m shalab.laboratory.standin $@
 
 bench: .venv/ready
 	$(BIN)/python -m shalab.laboratory.bench

@@ -25,13 +25,14 @@ OPTIONS = {
         "--init-from": NAMES,
         "--minutes": st.sampled_from(["1e-9", "0", "-1", "nan", "inf", "1e400", "x"]), "--seed": NUMBERS,
         "--batch-size": NUMBERS, "--bptt": NUMBERS, "--max-context": NUMBERS, "--lr": FEW, "--out": NAMES,
-        "--resume": None, "--checkpoint-blocks": None, "--dtype": st.sampled_from(["float32", "bfloat16", "int8"]),
+        "--resume": None, "--change": None, "--checkpoint-blocks": None,
+        "--dtype": st.sampled_from(["float32", "bfloat16", "int8"]),
         "--device": st.sampled_from(["cpu", "cuda", "mps", "tpu"]),
     },
     "plan": {"--preset": NAMES, "--data": NAMES, "--card": st.tuples(NUMBERS, NUMBERS, NUMBERS)},
     "eval": {
         "--data": NAMES, "--split": st.sampled_from(["valid", "test", "all", "half"]), "--window": NUMBERS,
-        "--max-context": NUMBERS, "--context": NUMBERS, "--streams": FEW, "--dynamic": None,
+        "--max-context": NUMBERS, "--context": NUMBERS, "--streams": FEW, "--dynamic": None, "--mix": None,
     },
     "generate": {
         "--prompt": NAMES, "--prompt-file": NAMES, "--raw": None, "--bytes": FEW, "--temperature": NUMBERS,

@@ -22,6 +22,7 @@ from shalab.evaluate import charges, evaluate
 from shalab.generate import as_text, generate, generate_batch, sample
 from shalab.laboratory import archivers as laboratory
 from shalab.laboratory.archivers import ARCHIVERS, measured
+from shalab.laboratory.contestants import TOY, contestant
 from shalab.metrics import bits_per_byte, perplexity
 
 
@@ -243,6 +244,7 @@ def test_a_long_text_is_measured_in_steps_that_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(laboratory, "BEGINNINGS", (500, 1000))
     (tmp_path / "own.txt").write_bytes(bytes(40_000))
     monkeypatch.setattr(laboratory, "NEAR", 9000)
+    monkeypatch.setattr(laboratory, "SHORT", 39_999)
     out = tmp_path / "results" / "own.json"
     monkeypatch.setattr("sys.argv", ["archivers", "--data", str(tmp_path / "own.txt"), "--out", str(out)])
     with pytest.raises(InputError, match="not all is installed .*zpaq"):
@@ -259,6 +261,36 @@ def test_a_long_text_is_measured_in_steps_that_are_kept(tmp_path, monkeypatch):
     after = json.loads(out.read_text(encoding="utf-8"))
     assert after["archivers"].pop("zpaq -m5 near")["beginnings"] == {"1000": [0.8, 0.8]}
     assert after["archivers"].pop("zpaq -m58")["bpc"] == [0.8, 0.8] and after == found
+
+
+def test_a_short_text_is_measured_by_the_archivers_alone(tmp_path, monkeypatch):
+    sizes = {"half": (lambda data: len(data) // 2, lambda: "v1"), "all": (len, lambda: "v2")}
+    monkeypatch.setattr(laboratory, "ARCHIVERS", sizes)
+    (tmp_path / "own.txt").write_bytes(bytes(4000))
+    out = tmp_path / "own.json"
+    monkeypatch.setattr("sys.argv", ["archivers", "--data", str(tmp_path / "own.txt"), "--out", str(out)])
+    laboratory.main()
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert {name: row["bpc"] for name, row in found["archivers"].items()} == {"half": [4, 4], "all": [8, 8]}
+    assert found["data_sha256"] == load_corpus(str(tmp_path / "own.txt")).sha256
+
+
+def test_the_ladders_archivers_are_given_what_a_contestant_reads(tmp_path, monkeypatch):
+    run = contestant("one head", TOY, 0.01)
+    x = torch.cat([run.next_window()[0] for _ in range(20)])  # (T, B)
+    given = np.frombuffer(laboratory.beginnings(load_corpus("enwik6").split("train"), TOY), np.uint8)
+    assert len(given) == TOY.n_bytes
+    piece = TOY.n_bytes // TOY.batch_size
+    n = min(piece, len(x))
+    assert (given.reshape(TOY.batch_size, piece)[:, :n] == x.T.numpy()[:, :n]).all() and n > 200
+
+    monkeypatch.setattr(laboratory, "ARCHIVERS", {"half": (lambda data: len(data) // 2, lambda: "v1")})
+    monkeypatch.setattr(laboratory, "ORDERS", (1, 2))
+    out = tmp_path / "own.json"
+    laboratory.measure_ladder(load_corpus("enwik6"), out, TOY)
+    found = json.loads(out.read_text(encoding="utf-8"))["archivers"]
+    assert found["half"]["bpc"] == [4, 4] and 3.9 < found["2-gram"]["bpc"][0] < 5 and "1-gram" not in found
+    assert 2.2 < found["xz -9e"]["bpc"][0] < 3.2
 
 
 def test_archivers_are_those_of_the_result_file_and_of_enwik6_only():

@@ -7,13 +7,15 @@ import statistics
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from filelock import FileLock
 
 from shalab import InputError, cli
-from shalab.laboratory import lab
+from shalab.corpus import Corpus, load_corpus
+from shalab.laboratory import lab, race
 from shalab.laboratory.contestants import (
     CONTESTANTS,
     COPIER,
@@ -74,6 +76,23 @@ lab.ladder(Path({str(out)!r}), ["one head"], contestants.TOY, (0, 1), lambda lin
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["left"] == 0 and [run["seed"] for run in found["runs"]] == [0, 1]
     assert all(3 < run["valid"] < 8 and run["versions"]["torch"] for run in found["runs"])
+
+
+def test_the_whole_ladder_in_small(tmp_path, monkeypatch):
+    """Every contestant really trains, and is scored and timed, on a few bytes."""
+    little = Corpus("enwik6", load_corpus("enwik6").data[:20_000])
+    monkeypatch.setattr(race, "load_corpus", lambda name: little)  # to score on
+    monkeypatch.setattr(race, "READING", {"window": 64, "n_streams": 10, "context": 64})
+    monkeypatch.setattr(lab, "speeds", partial(lab.speeds, rounds=1, slice_s=0.01))
+    for name, one in CONTESTANTS.items():
+        monkeypatch.setitem(CONTESTANTS, name, replace(one, rates=one.rates[:1]))
+    out, told = tmp_path / "a.json", []
+    found = lab.ladder(out, size=replace(TOY, n_bytes=600), seeds=(0, 1), tell=told.append)
+    assert len(found["runs"]) == 2 * len(CONTESTANTS) + 4 and len(told) == len(found["runs"])
+    assert all(4 < run[split] < 12 and run["processor_s"] > 0 for run in found["runs"] for split in ("valid", "test"))
+    assert [row["contestant"] for row in lab.rows(found)] == [*CONTESTANTS]
+    assert all(one["speed"][0] > 0 for one in found["contestants"].values())
+    assert json.loads(out.read_text(encoding="utf-8")) == found
 
 
 def test_each_contestant_keeps_its_best_rate_and_the_others_take_that_of_whom_they_are_held_against(tmp_path, made_up):

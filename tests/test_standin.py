@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from shalab import InputError
+from shalab.bundled import assets_dir
 from shalab.laboratory import extrapolate, standin
+from shalab.run import read_metrics
 
 PROSE = b"The cat sat in the sun, and a dog came to see the end of it.\n"
 
@@ -101,6 +103,16 @@ def test_the_list_is_complete():
     for source in listed["sources"]:
         assert {*source} - {"most"} == {"package", "version", "from", "file", "sha256", "files"}
         assert len(source["sha256"]) == 64 and source["from"] in ("debian", "pypi")
+
+
+def test_the_recorded_run_is_small_and_whole():
+    folder = assets_dir() / "overnight"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 2_000_000
+    record, result = read_metrics(folder), json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    last = [line for line in record if line["event"] == "eval"][-1]
+    assert record[-1]["event"] == "end" and record[-1]["step"] == result["n_steps"]
+    assert last["n_bytes"] == result["n_bytes"] > 30e6 and result["train_seconds"] > 90 * 60
+    assert result["data_sha256"] == standin.read_sources()["sha256"]
 
 
 def test_a_power_law_is_found_again():

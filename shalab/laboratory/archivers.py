@@ -7,17 +7,27 @@ and then test in one pass. Part of zpaq's archive is an index, which grows too: 
 instead of 1.513, and the learning model's lead is 0.02 on valid and 0.04 on test. PPMd's variant I gives 1.691 and
 2.254.
 
+    python -m shalab.laboratory.archivers --data FILE --out assets/results/tune_book.json
+
+measures a text of at most 15 MB by the archivers alone, here the tune book that notebook 10 writes. And
+
     python -m shalab.laboratory.archivers --data FILE --out assets/results/standin_archivers.json
 
-measures a longer text, with all that the two need to keep what precedes a slice in view: 3 GB for PPMd, one block of
+measures a longer one, with all that the two need to keep what precedes a slice in view: 3 GB for PPMd, one block of
 256 MB for zpaq, which is first priced for the beginnings of the slices, given only what is near. The compressors of
 `shalab.baselines` are measured with them, the trained model is not. 100,000,000 bytes take zpaq half an hour or more.
+
+    python -m shalab.laboratory.archivers --ladder --out assets/results/ladder_archivers.json
+
+gives the archivers, xz and n-grams just the bytes of enwik6 that the contestants of `shalab lab` read: the beginnings
+of 16 streams. n-grams count nothing while they read a slice; their order is chosen on valid.
 
 Needs `zpaq` (Debian's package of that name) and `pip install pyppmd`, and takes some minutes.
 """
 
 import argparse
 import json
+import lzma
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,6 +37,7 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from shalab.baselines import baselines
@@ -36,9 +47,14 @@ from shalab.device import Precision
 from shalab.dynamic import dynamic_evaluate
 from shalab.errors import InputError
 from shalab.evaluate import evaluate
+from shalab.laboratory.contestants import FULL, Size
+from shalab.metrics import bits_per_byte
+from shalab.tokenization.counting import NGram
 
 ORDER, MEMORY = 16, 256 << 20  # of PPMd: contexts of up to 16 bytes, and enough memory to keep all of its counts
+SHORT = 15_000_000  # bytes of text that zpaq -m5 keeps in one block
 LARGE_MEMORY = 3 << 30  # of PPMd, for texts of up to 100,000,000 bytes
+ORDERS = 3, 4, 5, 6  # of n-grams
 BEGINNINGS = 200_000, 1_000_000  # bytes of valid and of test that PPMd is priced for as well
 NEAR = 9_000_000  # bytes before a slice that zpaq is given when all of them would take too long
 LARGE = ("-m58", "-t1")  # zpaq -m5 begins anew after each block, of 2^8 MB here; one thread
@@ -148,11 +164,48 @@ def measure_large(corpus: Corpus, out: Path) -> None:
         write(out, found)
 
 
-def measure_small(corpus: Corpus, out: Path) -> None:
+def by_archivers(corpus: Corpus) -> dict[str, dict]:
     found = {}
     for name, (size, described) in ARCHIVERS.items():
         found[name] = measured(corpus, size, described())
         print(name, found[name], flush=True)
+    return found
+
+
+def measure_short(corpus: Corpus, out: Path) -> None:
+    command = "python -m shalab.laboratory.archivers --data FILE --out OUT"
+    write(out, {"command": command, "data_sha256": corpus.sha256, "archivers": by_archivers(corpus)})
+
+
+def beginnings(train: np.ndarray, size: Size = FULL) -> bytes:
+    """What a contestant of the ladder reads, stream by stream."""
+    streams = train[: len(train) // size.batch_size * size.batch_size].reshape(size.batch_size, -1)
+    return streams[:, : size.n_bytes // size.batch_size].tobytes()
+
+
+def measure_ladder(corpus: Corpus, out: Path, size: Size = FULL) -> None:
+    """Each slice right after the bytes that were read, not after one another: those of a network do not change."""
+    given = beginnings(corpus.split("train"), size)
+    slices = {name: corpus.split(name).tobytes() for name in ("valid", "test")}
+    xz = {"xz -9e": (lambda data: len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)), lambda: "liblzma")}
+    found: dict[str, dict] = {}
+    for name, (packed, described) in (xz | ARCHIVERS).items():
+        bpc = [round(8 * (packed(given + text) - packed(given)) / len(text), 4) for text in slices.values()]
+        found[name] = {"version": described(), "bpc": bpc}
+        print(name, found[name], flush=True)
+    tried = {}
+    for order in ORDERS:
+        counted = NGram(given, 256, order)
+        tried[order] = [round(bits_per_byte(float(counted.nats(text).sum()), len(text)), 4) for text in slices.values()]
+        print(f"{order}-gram", tried[order], flush=True)
+    best = min(tried, key=lambda order: tried[order][0])
+    found[f"{best}-gram"] = {"version": f"Witten-Bell, the best of {ORDERS} on valid", "bpc": tried[best]}
+    command = "python -m shalab.laboratory.archivers --ladder --out OUT"
+    write(out, {"command": command, "data_sha256": corpus.sha256, "given": len(given), "archivers": found})
+
+
+def measure_enwik6(corpus: Corpus, out: Path) -> None:
+    found = by_archivers(corpus)
     model, precision = trained_model(), Precision.pick("cpu", "float32")
     bounds = [end for _, end in corpus.bounds.values()]
     scores = {
@@ -177,9 +230,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", default="enwik6", metavar="NAME_OR_PATH")
+    parser.add_argument("--ladder", action="store_true", help="given what the contestants of `shalab lab` read")
     options = parser.parse_args()
+    corpus = load_corpus(options.data)
+    measure = measure_large if len(corpus) > SHORT else measure_short
+    if options.data == "enwik6":
+        measure = measure_ladder if options.ladder else measure_enwik6
     with installed():
-        (measure_small if options.data == "enwik6" else measure_large)(load_corpus(options.data), options.out)
+        measure(corpus, options.out)
 
 
 if __name__ == "__main__":
