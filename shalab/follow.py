@@ -18,6 +18,7 @@ from shalab.errors import InputError
 from shalab.events import parse_line
 from shalab.files import Owner, write_json, writing
 from shalab.presets import Budget, Preset, find_preset
+from shalab.run_config import to_resume
 from shalab.steering import LOOK_S, ask
 
 CONSOLE = "console.txt"  # what a launched process prints
@@ -77,8 +78,7 @@ class Follower(Background):
                 if self._ended != "stopped" and not self.finished:
                     raise InputError(
                         f"the process that trained in {self.folder} is gone{self._last_words()}: go on from the last "
-                        "checkpoint with proceed(), the dashboard's continue or "
-                        f"shalab train --resume --out {self.folder}"
+                        f"checkpoint with proceed(), the dashboard's continue or {to_resume(self.folder)}"
                     )
                 return
             state = StateEvent("paused" if owner and owner[2] == "paused" else "running")
