@@ -277,10 +277,10 @@ def test_a_file_of_fields_is_a_recipe(own, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name, text", [("a.toml", "[model]\r\nd_model = 16\r\n"), ("a.json", '{"model": {"d_model": 16}}')]
+    "name, content", [("a.toml", "[model]\r\nd_model = 16\r\n"), ("a.json", '{"model": {"d_model": 16}}')]
 )
-def test_a_recipe_may_begin_with_a_byte_order_mark(own, tmp_path, name, text):
-    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+def test_a_recipe_may_begin_with_a_byte_order_mark(own, tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
     assert main([*TINY, "--steps", "2", "--data", own, "--out", "a", "--config", name]) == 0
     assert json.loads((tmp_path / "a" / "config.json").read_text(encoding="utf-8"))["model"]["d_model"] == 16
 
