@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from io import StringIO
 
 from shalab.commands import compress, data, evaluate, generate, info, lab, share, train, watch
 from shalab.device import print_anything
@@ -23,7 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         with plain() if vars(options).get("plain") else nullcontext():
-            return options.command(options) or 0
+            code = options.command(options) or 0
+        sys.stdout.flush()  # what cannot be written is told here, not when the interpreter has ended
+        return code
     except InputError as error:
         print(f"shalab: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -33,8 +36,20 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("shalab: interrupted", file=sys.stderr)
         return 130
+    except MemoryError:
+        print(
+            "shalab: the memory is full: a run's last checkpoint is kept, and smaller settings need less",
+            file=sys.stderr,
+        )
+        return 2
     except BrokenPipeError:
+        sys.stdout = StringIO()  # else the interpreter would try once more
         return 141
+    except OSError as error:  # a full disk behind standard output, or a name that is too long for one
+        place = error.filename or "standard output"
+        print(f"shalab: cannot use {place} ({error.strerror or error})", file=sys.stderr)
+        sys.stdout = StringIO()
+        return 2
 
 
 def parser() -> argparse.ArgumentParser:

@@ -98,7 +98,10 @@ def cache_dir() -> Path:
     """Where downloads live: $SHALAB_CACHE, else $XDG_CACHE_HOME/shalab, else ~/.cache/shalab."""
     if cache := os.environ.get(CACHE_VARIABLE):
         return Path(cache)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shalab"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shalab"
+    except RuntimeError as error:  # a container's user may have no home
+        raise InputError(f"no home folder to keep files in: name a folder in ${CACHE_VARIABLE}") from error
 
 
 def stored_path(name: str) -> Path:

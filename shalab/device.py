@@ -177,7 +177,12 @@ def threads() -> str:
 
 
 def print_anything() -> None:
-    """From here on, a character that stdout cannot encode is printed as an escape instead of raising an error."""
+    """From here on, a character that stdout cannot encode is printed as an escape instead of raising an error.
+
+    Where a process has no stdout or stderr, as without a console, what is printed goes nowhere.
+    """
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
 

@@ -78,11 +78,15 @@ def charges(*reading, **options) -> Iterator[Tensor]:
 
 
 def context_bytes(model: SHARNN, data: np.ndarray, begin: int, end: int, context: int | None) -> int:
-    """Bytes to read before `begin`; InputError for a range or a context that cannot be."""
+    """Bytes to read before `begin`; InputError for a range, a context or bytes that cannot be."""
     check_range(data, begin, end, 1)
     if context is not None:
         refuse(wrong(NATURAL, context=context))
-    return min(begin - 1, warmup_bytes(model) if context is None else context)
+    read = min(begin - 1, warmup_bytes(model) if context is None else context)
+    known = model.config.vocab_size
+    if known < 256 and (largest := max(data[begin - read - 1 : end])) >= known:
+        raise InputError(f"the model knows bytes below {known}, the data has {largest}")
+    return read
 
 
 def check_range(data: np.ndarray, begin: int, end: int, least: int) -> None:

@@ -10,7 +10,7 @@ from shalab.corpus import SOURCES
 from shalab.errors import InputError
 from shalab.events import read_metrics
 from shalab.files import as_json, write_json, write_text, writing
-from shalab.run_config import RunConfig
+from shalab.run_config import RunConfig, to_resume
 
 
 def export(folder: Path, out: Path) -> None:
@@ -20,7 +20,7 @@ def export(folder: Path, out: Path) -> None:
     """
     folder, out = Path(folder), Path(out)
     if not (folder / "result.json").exists():
-        raise InputError(f"{folder} holds no finished run: finish one with `shalab train --resume --out {folder}`")
+        raise InputError(f"{folder} holds no finished run: finish one with `{to_resume(folder)}`")
     own = RunConfig.read(folder)
     config = asdict(replace(own, data=own.data if own.data in SOURCES else Path(own.data).name))
     content, path = newest(folder)

@@ -14,10 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from shalab.background import Background, StateEvent
-from shalab.errors import InputError
+from shalab.errors import AT_LEAST_0, InputError, refuse, wrong
 from shalab.events import parse_line
 from shalab.files import Owner, write_json, writing
 from shalab.presets import Budget, Preset, find_preset
+from shalab.run_config import to_resume
 from shalab.steering import LOOK_S, ask
 
 CONSOLE = "console.txt"  # what a launched process prints
@@ -77,8 +78,7 @@ class Follower(Background):
                 if self._ended != "stopped" and not self.finished:
                     raise InputError(
                         f"the process that trained in {self.folder} is gone{self._last_words()}: go on from the last "
-                        "checkpoint with proceed(), the dashboard's continue or "
-                        f"shalab train --resume --out {self.folder}"
+                        f"checkpoint with proceed(), the dashboard's continue or {to_resume(self.folder)}"
                     )
                 return
             state = StateEvent("paused" if owner and owner[2] == "paused" else "running")
@@ -113,10 +113,15 @@ class Follower(Background):
 
     def result(self) -> dict:
         """The scores of the complete run, as result.json has them."""
+        path = self.folder / "result.json"
         try:
-            return json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            scores = json.loads(path.read_text(encoding="utf-8"))
+            refuse(wrong(AT_LEAST_0, valid_bpc=scores["valid_bpc"], test_bpc=scores["test_bpc"]))
+            return scores
+        except OSError as error:
             raise InputError(f"{self.folder} has no scores yet: they are written when the run is complete") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"{path} is damaged: make it again with {to_resume(self.folder)}") from error
 
     def _owner(self) -> tuple[int, str, str] | None:
         """Process number, machine and what it does. A dead process of this machine has lost its lock; one of another

@@ -9,6 +9,7 @@ from pathlib import Path
 from shalab.baselines import PUBLISHED, archivers
 from shalab.bundled import assets_dir, stored_result
 from shalab.corpus import load_corpus
+from shalab.errors import AT_LEAST_0, refuse, wrong
 
 WARM = "one warm stream"
 COLD = "cold streams"
@@ -110,8 +111,9 @@ def _entry(path: Path, name: str, kind: str) -> Entry | None:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         valid, test, size = (float(result[key]) for key in ("valid_bpc", "test_bpc", "n_parameters"))
+        refuse(wrong(AT_LEAST_0, valid_bpc=valid, test_bpc=test, n_parameters=size))
         corpus = Path(result["data"]).name
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return Entry(name, corpus, valid, test, _millions(size), WARM, kind)
 

@@ -30,6 +30,17 @@ class Team:
     @classmethod
     def join(cls) -> "Team":
         """Joins the other processes at the address in torchrun's environment; without one, this process is alone."""
+        try:
+            return cls._join()
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"cannot join the other processes that WORLD_SIZE promises ({reason}): "
+                "start them with torchrun, or unset WORLD_SIZE and RANK to train in one"
+            ) from error
+
+    @classmethod
+    def _join(cls) -> "Team":
         alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
         rank, size, local_rank = (int(os.environ.get(name, value)) for name, value in alone.items())
         if size == 1:

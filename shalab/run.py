@@ -35,7 +35,7 @@ from shalab.files import Owner, WriteError, as_json, notice, replacing, write_js
 from shalab.model import SHARNN, ModelConfig, n_parameters
 from shalab.parallel import ALONE, Team
 from shalab.presets import Budget, Preset
-from shalab.run_config import Format, Origin, RunConfig, differing
+from shalab.run_config import Format, Origin, RunConfig, differing, to_resume
 from shalab.steering import steered
 from shalab.train import Trainer
 
@@ -182,10 +182,12 @@ class Run(Background):
             run._kept = run.trainer.step
             if stored.changes < config.changes:
                 run.trainer.reschedule(config.total_steps)
-                notice(
-                    f"{folder} goes on from step {run.trainer.step:,} to {config.budget}, with a learning rate of "
+                further = (
+                    f"goes on from step {run.trainer.step:,} to {config.budget}, with a learning rate of "
                     f"{run.trainer.lr:.3g} from here by its schedule ({config.train.schedule})"
                 )
+                ended = f"is at step {run.trainer.step:,}, where {config.budget} are over: it is not trained further"
+                notice(f"{folder} {ended if run.trainer.finished else further}")
         if latest and str(latest) != str(precision):
             notice(f"{folder} goes on in {precision} from step {run.trainer.step:,}; before that it was {latest}")
         return run
@@ -362,7 +364,7 @@ class Run(Background):
                 yield
         except WriteError as error:
             kept = "no checkpoint yet" if self._kept is None else f"the checkpoint of step {self._kept:,} is kept"
-            raise WriteError(f"{error}; {kept}, go on with: shalab train --resume --out {self.folder}") from error
+            raise WriteError(f"{error}; {kept}, go on with: {to_resume(self.folder)}") from error
 
     def _stamp(self) -> tuple | None:
         """Identifies the file of the newest checkpoint."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ CHANGEABLE = (
     "accumulate", "lr", "schedule", "warmup_steps", "restart_from_best", "clip", "evaluations", "checkpoint_every",
     "checkpoint_blocks", "compile", "log_every", "sample_bytes",
 )  # fmt: skip
+
+
+def to_resume(folder: str | Path) -> str:
+    """The command that goes on with the run in a folder, whatever its name."""
+    return f"shalab train --resume --out {shlex.quote(str(folder))}"
 
 
 def differing(own: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from shalab.generate import as_text, generate
 from shalab.plan import CARDS, Card, plan, savings
 from shalab.presets import find_preset
 from shalab.run import Run
+from shalab.run_config import to_resume
 
 # From one stretch of so many bytes to the next, the trained model's bits per byte vary by 0.31 in enwik6's last 100,000
 # bytes, as much as xz and PPMd differ; over 1,000 bytes they vary by 0.40.
@@ -139,7 +140,7 @@ def watch(folder: str) -> None:
             except (KeyError, TypeError, ValueError, ArithmeticError) as error:
                 raise InputError(f"{folder} holds a line that no run writes: {str(line)[:80]}") from error
     if line.get("reason") == "stopped":
-        print(f"stopped at step {line['step']:,}; go on with: shalab train --resume --out {folder}")
+        print(f"stopped at step {line['step']:,}; go on with: {to_resume(folder)}")
     if follower.finished:
         scores = follower.result()
         print(f"finished: valid {scores['valid_bpc']:.3f}, test {scores['test_bpc']:.3f} bits per byte")

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from shalab.presets import PRESETS, Budget
 from shalab.run import Run
 
 TINY = ["train", "--preset", "tiny", "--steps", "12"]
+LONG = "x" * 300
 
 
 @pytest.fixture
@@ -193,6 +195,12 @@ def test_ctrl_c_ends_with_a_checkpoint_and_resume_finishes(own, tmp_path):
         (["eval", "foreign.pt"], "foreign.pt is not a checkpoint of shalab"),
         (["generate", "other.pt"], "other.pt holds weights of another configuration"),
         (["info", "cut.pt"], "cut.pt is damaged, cut short, or not a checkpoint"),
+        ([*TINY, "--out", LONG], "(File name too long)"),
+        ([*TINY, "--data", LONG], "(File name too long)"),
+        *(
+            (line, "(File name too long)")
+            for line in (["eval", LONG], ["watch", LONG, "--stop"], ["export", LONG, "e"])
+        ),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
@@ -257,12 +265,24 @@ def test_a_file_of_fields_is_a_recipe(own, tmp_path, capsys):
     assert again["model"] == config["model"] and again["train"] == config["train"]
     faults = {"x = ": "cannot read --config", "model = 3": "cannot read", "[train]\nlrr = 1": "keyword argument 'lrr'"}
     faults |= {"[model]\nn_layers = 1.5": "n_layers must be an integer"}
+    # What would be passed over without a word, and another model trained than the one that was meant.
+    outside = "expected fields in [model] and [train], got"
+    faults |= {"d_model = 8\nlr = 1": f"{outside} d_model, lr outside them", "[Model]\nd_model = 8": f"{outside} Model"}
     capsys.readouterr()
     for text, message in faults.items():
         (tmp_path / "bad.toml").write_text(text, encoding="utf-8")
         assert main([*TINY, "--data", own, "--out", "c", "--config", "bad.toml"]) == 2
         assert message in (error := capsys.readouterr().err) and len(error.splitlines()) == 1
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    "name, content", [("a.toml", "[model]\r\nd_model = 16\r\n"), ("a.json", '{"model": {"d_model": 16}}')]
+)
+def test_a_recipe_may_begin_with_a_byte_order_mark(own, tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert main([*TINY, "--steps", "2", "--data", own, "--out", "a", "--config", name]) == 0
+    assert json.loads((tmp_path / "a" / "config.json").read_text(encoding="utf-8"))["model"]["d_model"] == 16
 
 
 @pytest.mark.parametrize("name", ["lr", "clip", "weight_decay", "bptt", "log_every", "warmup_steps"])
@@ -292,6 +312,59 @@ def test_generate_survives_broken_bytes_in_prompt_and_output(own):
     )
     assert child.returncode == 0
     child.stdout.decode("utf-8")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this file")
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize(
+    "command", [["info"], ["generate", "a", "--bytes", "9"], ["generate", "a", "--raw"], ["eval", "a"]]
+)
+def test_output_that_cannot_be_written_is_one_sentence(own, tmp_path, command, buffered):
+    assert main([*TINY, "--steps", "2", "--data", own, "--out", "a"]) == 0
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "shalab", *command], stdout=full, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": buffered},
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, "shalab: cannot use standard output (No space left on device)\n")
+
+
+def test_a_reader_that_has_left_is_no_noise(own):
+    assert main([*TINY, "--steps", "2", "--data", own, "--out", "a"]) == 0
+    child = subprocess.Popen(
+        [sys.executable, "-m", "shalab", "eval", "a"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+    )  # fmt: skip
+    child.stdout.close()
+    with child:
+        assert (child.stderr.read(), child.wait()) == ("", 141)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell's way to close a stream")
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_a_process_without_a_console_trains(own, tmp_path, closed):
+    """stdout or stderr is None there, as under pythonw on Windows."""
+    python = f"{sys.executable} -m shalab"
+    line = f"{python} train --preset tiny --steps 2 --data {own} --out a {closed} && {python} generate a {closed}"
+    assert subprocess.run(line, shell=True).returncode == 0
+    assert (tmp_path / "a" / "result.json").exists()
+
+
+def test_memory_that_is_full_is_one_sentence(own, monkeypatch, capsys):
+    monkeypatch.setattr("shalab.terminal.baselines", lambda *_: bytearray(sys.maxsize))
+    assert main([*TINY, "--steps", "2", "--data", own, "--out", "a"]) == 2
+    assert capsys.readouterr().err.startswith("shalab: the memory is full: ")
+
+
+def test_the_command_that_goes_on_with_a_run_works_as_it_is_printed(own, monkeypatch, capsys):
+    monkeypatch.setattr("shalab.terminal.report", lambda run, result: run.stop.set())
+    out = "my run's $HOME"
+    assert main([*TINY, "--steps", "2", "--data", own, "--out", out]) == 0
+    assert main(["export", out, "b"]) == 0
+    os.remove(f"{out}/result.json")
+    assert main(["export", out, "c"]) == 2
+    command = capsys.readouterr().err.split("`")[1]
+    assert shlex.split(command) == ["shalab", "train", "--resume", "--out", out]
 
 
 @pytest.fixture

@@ -198,6 +198,17 @@ def test_a_cache_that_cannot_be_written_is_named(texts, tmp_path, monkeypatch):
         read(texts)
 
 
+def test_a_user_without_a_home_is_told_to_name_a_cache(texts, monkeypatch, capsys):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("SHALAB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(corpus.Path, "home", nobody)
+    assert main(["plan", "--preset", "tiny", "--data", str(texts)]) == 2
+    assert "no home folder to keep files in: name a folder in $SHALAB_CACHE" in capsys.readouterr().err
+
+
 def odd_paths(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")

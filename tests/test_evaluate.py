@@ -24,6 +24,7 @@ from shalab.laboratory import archivers as laboratory
 from shalab.laboratory.archivers import ARCHIVERS, measured
 from shalab.laboratory.contestants import TOY, contestant
 from shalab.metrics import bits_per_byte, perplexity
+from shalab.mixing import mixed_evaluate
 
 
 @pytest.fixture
@@ -35,6 +36,16 @@ def roomy():
 def test_units():
     assert bits_per_byte(8 * math.log(2), 4) == pytest.approx(2)
     assert perplexity(3 * math.log(7), 3) == pytest.approx(7)
+
+
+@pytest.mark.parametrize("score", [evaluate, dynamic_evaluate, mixed_evaluate])
+def test_bytes_that_a_model_does_not_know_are_one_sentence(score, text, precision):
+    few = SHARNN(ModelConfig(128, 8, 16, 1, 1, (), 16))
+    data = np.concatenate([text[:50] % 128, [200], text[:49] % 128]).astype(np.uint8)
+    place = ([60, 90],) if score is dynamic_evaluate else (60, 90)
+    with pytest.raises(InputError, match="the model knows bytes below 128, the data has 200"):
+        score(few, data, *place, precision)
+    score(few, data, *place, precision, context=3)  # in what is not read, they may be
 
 
 def test_every_byte_is_charged_by_its_probability(roomy, text, precision):

@@ -344,6 +344,28 @@ def test_a_finished_run_goes_on(precision, capsys):
     assert again.config == longer.config and again.trainer.finished
 
 
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"valid_bpc": null, "test_bpc": 1}', '{"valid_bpc": "1", "test_bpc": 1}']
+)
+def test_damaged_scores_get_a_sentence(precision, capsys, content):
+    run = Run.create("a", "tiny", PRESET, "own.txt", 3, precision=precision)
+    list(run.events())
+    run.finish()
+    Path("a/result.json").write_text(content, encoding="utf-8")
+    assert main(["watch", "a"]) == 2
+    path = Path("a", "result.json")
+    assert f"{path} is damaged: make it again with shalab train --resume --out a" in capsys.readouterr().err
+
+
+def test_a_change_to_less_than_was_trained_is_called_the_end(precision, capsys):
+    list(Run.create("a", "tiny", PRESET, "own.txt", 3, precision=precision).events())
+    shorter = Run.resume("a", precision, changes={"steps": 9})
+    *_, end = shorter.events()
+    assert (end.reason, shorter.trainer.step) == ("finished", 31)
+    said = capsys.readouterr().err
+    assert "a is at step 31, where 9 steps are over: it is not trained further" in said and "goes on" not in said
+
+
 def test_a_change_is_stopped_and_resumed_like_everything_else(precision):
     for folder, pause in (("a", None), ("b", 40)):
         list(Run.create(folder, "tiny", PRESET, "own.txt", 3, precision=precision).events())

@@ -29,6 +29,17 @@ def test_every_finished_run_below_the_folder_is_found_and_nothing_else(tmp_path)
     assert alone.name == "a"
 
 
+@pytest.mark.parametrize(
+    "content", ["[" * 99_999, '{"n_parameters": 1' + "0" * 400, '{"test_bpc": NaN', '{"valid_bpc": 1e999']
+)
+def test_a_result_that_no_run_writes_is_left_out(tmp_path, content):
+    finished(tmp_path / "a")
+    rest = {"valid_bpc": 1, "test_bpc": 2, "n_parameters": 3, "data": "x"}
+    rest = {name: value for name, value in rest.items() if name not in content}
+    (tmp_path / "a" / "result.json").write_text(f"{content}, {json.dumps(rest)[1:]}", encoding="utf-8")
+    assert own_runs(tmp_path) == []
+
+
 def test_the_ledger_has_the_paper_its_reproductions_what_came_later_and_compressors(tmp_path):
     finished(tmp_path / "mine", data="enwik8", test_bpc=1.08)
     book = ledger(tmp_path, {"enwik6": {"gzip -9": (2.59, 3.22), "zpaq -m5": (1.5, 2.1)}})

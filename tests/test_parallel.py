@@ -14,6 +14,7 @@ import pytest
 
 from shalab import InputError
 from shalab.checkpoint import load_checkpoint
+from shalab.cli import main
 from shalab.follow import Follower
 from shalab.parallel import Team
 
@@ -91,6 +92,23 @@ def test_with_dropout_they_learn_alike(path):
     one, two = (curve(path, size, 0.1, "float32", 20) for size in (1, 2))
     assert two["losses"] != one["losses"]  # every process draws masks of its own
     assert two["losses"] == pytest.approx(one["losses"], abs=0.25)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"RANK": "first"}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "2", "RANK": "0"}, {"WORLD_SIZE": "-1"},
+        {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "99999999"},
+    ],
+)  # fmt: skip
+def test_an_environment_in_which_nobody_can_meet_is_one_sentence(path, monkeypatch, capsys, values):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    assert main(["train", "--preset", "tiny", "--steps", "1", "--data", str(path), "--out", "a"]) == 2
+    assert "cannot join the other processes that WORLD_SIZE promises" in capsys.readouterr().err
+    assert not Path("a").exists()
 
 
 def test_streams_are_divided_evenly():

@@ -25,7 +25,7 @@ from shalab.model import ModelConfig
 from shalab.parallel import Team, lost
 from shalab.presets import MOST, PRESETS, Budget, TrainConfig, find_preset
 from shalab.run import Run, other_model
-from shalab.run_config import CHANGEABLE, differing
+from shalab.run_config import CHANGEABLE, RunConfig, differing, to_resume
 
 CONFIGS = {"model": ModelConfig, "train": TrainConfig}
 
@@ -120,7 +120,7 @@ def _train(options, team: Team) -> int:
                 if not run.stop.is_set():
                     raise
         if team.first:
-            print(f"stopped at step {ended.step:,}; go on with: shalab train --resume --out {run.folder}")
+            print(f"stopped at step {ended.step:,}; go on with: {to_resume(run.folder)}")
         return 128 + run.stop.signal_number if run.stop.is_set() and run.stop.signal_number else 0
 
 
@@ -160,10 +160,14 @@ def _changes(options) -> dict[str, dict]:
     if options.config:
         path = Path(options.config)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # Windows' editors begin a file with a mark
             content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
             for part, values in changes.items():  # TOML has no None
                 values |= {name: None if x == "none" else x for name, x in content.get(part, {}).items()}
+            if unknown := content.keys() - {field.name for field in fields(RunConfig)}:  # else lost without a word
+                raise ValueError(
+                    f"expected fields in [model] and [train], got {', '.join(sorted(unknown))} outside them"
+                )
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise InputError(f"cannot read --config {path} ({getattr(error, 'strerror', None) or error})") from error
     for part, config in CONFIGS.items():
