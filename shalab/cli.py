@@ -37,18 +37,15 @@ def main(arguments: list[str] | None = None) -> int:
         print("shalab: interrupted", file=sys.stderr)
         return 130
     except MemoryError:
-        print(
-            "shalab: the memory is full: a run's last checkpoint is kept, and smaller settings need less",
-            file=sys.stderr,
-        )
+        print("shalab: memory is full: take smaller settings; a run's last checkpoint is kept", file=sys.stderr)
         return 2
     except BrokenPipeError:
         sys.stdout = StringIO()  # else the interpreter would try once more
         return 141
     except OSError as error:  # a full disk behind standard output, or a name that is too long for one
-        place = error.filename or "standard output"
-        print(f"shalab: cannot use {place} ({error.strerror or error})", file=sys.stderr)
-        sys.stdout = StringIO()
+        print(f"shalab: cannot use {error.filename or 'standard output'} ({error.strerror or error})", file=sys.stderr)
+        if not error.filename:
+            sys.stdout = StringIO()
         return 2
 
 

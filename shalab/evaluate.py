@@ -84,7 +84,7 @@ def context_bytes(model: SHARNN, data: np.ndarray, begin: int, end: int, context
         refuse(wrong(NATURAL, context=context))
     read = min(begin - 1, warmup_bytes(model) if context is None else context)
     known = model.config.vocab_size
-    if known < 256 and (largest := max(data[begin - read - 1 : end])) >= known:
+    if known < 256 and (largest := data[begin - read - 1 : end].max()) >= known:
         raise InputError(f"the model knows bytes below {known}, the data has {largest}")
     return read
 

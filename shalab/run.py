@@ -186,7 +186,7 @@ class Run(Background):
                     f"goes on from step {run.trainer.step:,} to {config.budget}, with a learning rate of "
                     f"{run.trainer.lr:.3g} from here by its schedule ({config.train.schedule})"
                 )
-                ended = f"is at step {run.trainer.step:,}, where {config.budget} are over: it is not trained further"
+                ended = f"is at step {run.trainer.step:,}, past the end of {config.budget}: nothing more is trained"
                 notice(f"{folder} {ended if run.trainer.finished else further}")
         if latest and str(latest) != str(precision):
             notice(f"{folder} goes on in {precision} from step {run.trainer.step:,}; before that it was {latest}")

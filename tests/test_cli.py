@@ -353,7 +353,7 @@ def test_a_process_without_a_console_trains(own, tmp_path, closed):
 def test_memory_that_is_full_is_one_sentence(own, monkeypatch, capsys):
     monkeypatch.setattr("shalab.terminal.baselines", lambda *_: bytearray(sys.maxsize))
     assert main([*TINY, "--steps", "2", "--data", own, "--out", "a"]) == 2
-    assert capsys.readouterr().err.startswith("shalab: the memory is full: ")
+    assert capsys.readouterr().err.startswith("shalab: memory is full: ")
 
 
 def test_the_command_that_goes_on_with_a_run_works_as_it_is_printed(own, monkeypatch, capsys):

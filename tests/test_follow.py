@@ -363,7 +363,7 @@ def test_a_change_to_less_than_was_trained_is_called_the_end(precision, capsys):
     *_, end = shorter.events()
     assert (end.reason, shorter.trainer.step) == ("finished", 31)
     said = capsys.readouterr().err
-    assert "a is at step 31, where 9 steps are over: it is not trained further" in said and "goes on" not in said
+    assert "a is at step 31, past the end of 9 steps: nothing more is trained" in said and "goes on" not in said
 
 
 def test_a_change_is_stopped_and_resumed_like_everything_else(precision):
