@@ -161,6 +161,10 @@ def test_a_page_is_drawn_at_any_width_in_both_themes(opened, width, dark):
         assert tuple(node.evaluate("node => node.offsetWidth") for node in wide) == shown[width]
         for name in (".shalab-figure", ".shalab-column"):  # all of the map, and of the bars
             assert page.locator(name).evaluate("node => node.scrollWidth - node.clientWidth") == 0
+        for name in ("width D", "chunks H / D"):  # the longest numbers
+            page.get_by_role("slider", name=name).press("End")
+        boom = page.locator("[data-model] > div", has=page.get_by_role("slider", name="width D"))
+        assert boom.evaluate("node => node.scrollWidth - node.clientWidth") == 0
         assert violations(page, "body") == []
         page.get_by_role("button", name="theme").click()
         assert page.evaluate("document.body.dataset.jpThemeLight") == str(dark).lower()
@@ -302,8 +306,9 @@ def test_what_a_page_says_and_leads_to(opened, folder):
         found = page.get_by_role("status").get_by_role("listitem")
         assert found.inner_text() == "00 All widgets: solutions A needle, and ."
         page.get_by_role("searchbox").fill("slider")
-        told = found.first.inner_text()  # whole words
-        assert told.startswith("00 All widgets … you begin: nothing.") and told.endswith("begins a new one. …")
+        told = found.first.inner_text()  # whole words, and equations
+        assert told.startswith("00 All widgets … nothing. Time: 7 minutes. Text a t < b and the next .")
+        assert told.endswith("It is x ln y . Only loading the page again begins a …")
         page.get_by_role("searchbox").fill("needle")
         page.get_by_role("status").get_by_role("link", name="00 All widgets: solutions").click()
         page.get_by_role("link", name="Contents").click()
