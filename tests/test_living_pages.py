@@ -170,6 +170,17 @@ def test_a_page_is_drawn_at_any_width_in_both_themes(opened, width, dark):
         assert page.evaluate("document.body.dataset.jpThemeLight") == str(dark).lower()
 
 
+def test_what_is_drawn_anew_at_another_width_does_not_fade(opened):
+    with opened() as page:
+        page.set_viewport_size({"width": 320, "height": 900})
+        page.wait_for_selector("pre.columns.on-right")
+        boom = page.locator("[data-model] > div", has=page.get_by_role("slider", name="width D"))
+        assert boom.evaluate("node => [node.scrollWidth - node.clientWidth, node.classList.contains('on-right')]") == [
+            0,
+            False,
+        ]
+
+
 FADES = "node => [getComputedStyle(node).maskImage !== 'none', node.classList.contains('on-left')]"
 
 

@@ -58,7 +58,8 @@ function ready() {
     try { localStorage.setItem("shalab-theme", chosen); } catch { /* as above */ }
     name(applyTheme());
   });
-  for (const event of ["load", "resize"]) addEventListener(event, reach);
+  const afterFrame = () => requestAnimationFrame(() => setTimeout(reach)); // when widgets have drawn at the new size
+  for (const event of ["load", "resize"]) addEventListener(event, afterFrame);
   document.fonts.ready.then(() => { closeRoots(); reach(); });
   document.addEventListener("toggle", () => { closeRoots(); reach(); }, true); // what was folded has a width now
   document.addEventListener("load", reach, true); // a picture, too
