@@ -336,7 +336,7 @@ def _sections(page: Page) -> Iterator[tuple[str, str, str]]:
     """(address, title, text) of each section, for the search."""
     for part in re.split(r"(?=<h[1-4] id=)", article(page)):
         heading = re.match(r'<h[1-4] id="([^"]*)">(.*?)<a class="anchor-link"', part, re.DOTALL)
-        text = html.unescape(words(re.sub(r"<(svg|math|h[1-4])\b.*?</\1>", " ", part, flags=re.DOTALL)))
+        text = html.unescape(words(re.sub(r"<(svg|h[1-4])\b.*?</\1>", " ", part, flags=re.DOTALL)))
         name = html.unescape(words(heading[2])) if heading else page.title
         anchor = f"#{heading[1]}" if heading else ""
         title = page.title if name == page.title else f"{page.title}: {name}"

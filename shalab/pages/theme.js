@@ -1,18 +1,23 @@
 // The theme is the reader's choice, else the system's; widgets read it from the body, as in JupyterLab.
 const system = matchMedia("(prefers-color-scheme: dark)");
-let chosen = null;
+let chosen = null, printing = false; // paper is white
 try { chosen = localStorage.getItem("shalab-theme"); } catch { /* a browser may refuse: then it holds for this page */ }
 
 function applyTheme() {
-  const dark = chosen ? chosen === "dark" : system.matches;
+  const dark = !printing && (chosen ? chosen === "dark" : system.matches);
   Object.assign(document.body.dataset, { jpThemeLight: String(!dark), jpThemeName: `JupyterLab ${dark ? "Dark" : "Light"}` });
   document.documentElement.style.colorScheme = dark ? "dark" : "light";
   return dark;
 }
 
+document.body.classList.add("alive");
 applyTheme();
 system.addEventListener("change", applyTheme);
+for (const event of ["beforeprint", "afterprint"]) {
+  addEventListener(event, () => { printing = event === "beforeprint"; applyTheme(); });
+}
 
+const SIDEWAYS = "pre, .scroll, .long, .shalab-scroll, [data-model] > div"; // where something may be too wide
 const HIGH = 200; // pixels of a row that nobody wants to read
 
 /** A table that is too wide, or would have very high rows, gets the width that it needs; a key reaches what scrolls. */
@@ -26,6 +31,13 @@ function reach() {
     node.toggleAttribute("tabindex", false);
     if (node.scrollWidth > node.clientWidth) node.tabIndex = 0;
   }
+  document.querySelectorAll(SIDEWAYS).forEach(fade);
+}
+
+/** Tells the style on which sides a box goes on. */
+function fade(box) {
+  box.classList.toggle("on-left", box.scrollLeft > 1);
+  box.classList.toggle("on-right", box.scrollWidth - box.clientWidth - box.scrollLeft > 1);
 }
 
 /** Chromium's box of a root is wider than the root: what follows is moved to its bar. */
@@ -46,8 +58,10 @@ function ready() {
     try { localStorage.setItem("shalab-theme", chosen); } catch { /* as above */ }
     name(applyTheme());
   });
-  for (const event of ["load", "resize"]) addEventListener(event, reach);
+  const afterFrame = () => requestAnimationFrame(() => setTimeout(reach)); // when widgets have drawn at the new size
+  for (const event of ["load", "resize"]) addEventListener(event, afterFrame);
   document.fonts.ready.then(() => { closeRoots(); reach(); });
   document.addEventListener("toggle", () => { closeRoots(); reach(); }, true); // what was folded has a width now
   document.addEventListener("load", reach, true); // a picture, too
+  document.addEventListener("scroll", ({ target }) => { if (target.matches?.(SIDEWAYS)) fade(target); }, true);
 }

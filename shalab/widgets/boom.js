@@ -32,7 +32,7 @@ export default {
       width.set(model.get("d_model"));
       chunks.set(model.get("chunks"));
       const cell = (value, most) => element("td", {}, element("span", {}, value.toLocaleString("en")),
-        element("span", { class: "shalab-bar", style: `width: ${(100 * value) / most}px`, "aria-hidden": "true" }));
+        element("span", { class: "shalab-bar", style: `width: ${(7.7 * value) / most}em`, "aria-hidden": "true" }));
       table.replaceChildren(
         element("thead", {}, element("tr", {}, ...["layer", "parameters", "FLOPs per byte"].map((name) =>
           element("th", { scope: "col" }, name)))),

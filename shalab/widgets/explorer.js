@@ -173,9 +173,11 @@ export default {
 
     // What a reader touches
     const row = slider("Query byte", { min: 0, max: 1, value: 0, oninput: (value) => choose(value) });
-    const chooser = (text, trait, values) => select(text, values.map((value) => [value, value]), {
-      value: model.get(trait), onchange: (value) => send(trait, Number(value)),
-    });
+    const chooser = (text, trait, values) => values.length === 1 // nothing to choose
+      ? { label: element("span", {}, `${text} ${values[0]}`), box: {} }
+      : select(text, values.map((value) => [value, value]), {
+        value: model.get(trait), onchange: (value) => send(trait, Number(value)),
+      });
     const blocks = chooser("Block", "block", model.get("_blocks"));
     const heads = chooser("Head", "head", Array.from({ length: model.get("_n_heads") }, (_, i) => i));
     const scales = [["log", "logarithmic"], ["linear", "linear"]];
@@ -401,7 +403,7 @@ export default {
 
     /** What is on the screen as a document of its own: the map is an image in it, all else is text and lines. */
     function svg() {
-      const t = chosen.query, total = LEFT + width + RIGHT, y = TOP + HEIGHT + BOTTOM + 24, marked = middleOf(t, area);
+      const t = chosen.query, y = TOP + HEIGHT + BOTTOM + 24, marked = middleOf(t, area), wide = distances.viewBox.baseVal.width;
       const lines = [title.textContent, ...head.top(t).map(({ age, weight }) => {
         const [before, byte, after] = excerpt(head.place(t, age));
         return `${shortly(weight)} at age ${counted(age)}: ${before}«${byte}»${after}`;
@@ -409,13 +411,14 @@ export default {
       const listed = lines.map((text, i) =>
         `<text x="${LEFT}" y="${y + 18 * i}" font-size="12" font-family="monospace" xml:space="preserve">` +
         `${escaped(text)}</text>`);
+      const total = LEFT + RIGHT + Math.max(width, wide, 7.3 * Math.max(...lines.map((text) => text.length))); // 12 px letters
       const below = y + 18 * lines.length, size = `width="${total}" height="${below + 160}"`;
       return `<svg xmlns="http://www.w3.org/2000/svg" ${size} viewBox="0 0 ${total} ${below + 160}" color="${DARK}">` +
         `<rect width="100%" height="100%" fill="${LIGHT}"/>` +
         `<image x="${LEFT}" y="${TOP}" width="${width}" height="${HEIGHT}" href="${picture.toDataURL()}"/>` +
         frame(head, area, width, signs, scale.box.value) + (inside(marked) ? mark(marked, width, chosen.isPinned) : "") +
         listed.join("") +
-        `<g transform="translate(${LEFT} ${below})">${bars(head, t, distances.viewBox.baseVal.width)}</g></svg>`;
+        `<g transform="translate(${LEFT} ${below})">${bars(head, t, wide)}</g></svg>`;
     }
 
     const saveSVG = () => download("attention.svg", new Blob([svg()], { type: "image/svg+xml" }));

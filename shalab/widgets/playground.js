@@ -241,7 +241,12 @@ export default {
       else write(phase === "paused");
     });
     const stops = button("stop", () => { stopWriting("still"); });
-    const takes = button("take back", () => { setText(bytes.slice(0, written)); });
+    const takes = button("take back", () => {
+      setText(bytes.slice(0, written));
+      written = Infinity;
+      read(); // after a pause nothing goes on
+      move(Math.min(cursor, bytes.length));
+    });
     // The buttons come before what grows: none moves away from the pointer while the network writes.
     el.append(element("div", { class: "shalab-row" }, writes, stops, takes, ...Object.values(knobs).map(({ label }) => label)),
       element("div", { class: "shalab-row" }, views.length > 1 ? chosen.label : null, legend), page, told, panel,
@@ -387,6 +392,7 @@ export default {
       const complete = needed().every((one) => results.get(one).length > bytes.length);
       if (phase === "writing" && !left) {
         phase = "still";
+        state.textContent = `${first} has written ${count(bytes.length - written)}`;
         buttons();
         save();
         if (!complete) return read();

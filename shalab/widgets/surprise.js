@@ -129,6 +129,9 @@ export default {
     page.addEventListener("pointermove", ({ target }) => {
       if (target.index !== undefined) model.set("cursor", target.index);
     });
+    page.addEventListener("click", ({ target }) => { // a finger taps, and moves no pointer
+      if (target.index !== undefined) move(target.index);
+    });
     page.addEventListener("pointerleave", () => model.save_changes()); // one message for the whole way
 
     model.on("change:shown", show);
