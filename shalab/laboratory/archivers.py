@@ -20,7 +20,8 @@ measures a longer one, with all that the two need to keep what precedes a slice 
     python -m shalab.laboratory.archivers --ladder --out assets/results/ladder_archivers.json
 
 gives the archivers, xz and n-grams the bytes of enwik6 that the contestants of `shalab lab` read: the beginnings of
-16 streams, 3 % more than windows of varying length make of them. n-grams count nothing while they read a slice; their order is chosen on valid.
+16 streams, 3 % more than windows of varying length make of them. n-grams count nothing while
+they read a slice; their order is chosen on valid.
 
 Needs `zpaq` (Debian's package of that name) and `pip install pyppmd`, and takes some minutes.
 """
