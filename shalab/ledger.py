@@ -82,7 +82,8 @@ def ledger(folder: Path = Path("runs"), prices: dict[str, dict[str, tuple[float,
     standin = stored_result("standin_archivers")
     known = {
         "enwik6": archivers(load_corpus("enwik6")),
-        "enwik8-standin": {**standin["compressors"], "PPMd": standin["archivers"]["PPMd"]["bpc"]},
+        "enwik8-standin": standin["compressors"]
+        | {name: standin["archivers"][stored]["bpc"] for name, stored in (("PPMd", "PPMd"), ("zpaq -m5", "zpaq -m58"))},
     }
     for corpus, found in {**known, **(prices or {})}.items():
         for name, (valid, test) in found.items():

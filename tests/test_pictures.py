@@ -146,6 +146,16 @@ def test_dashboards(numbers):
     assert "nan" not in dashboard.summary() and "inf" not in dashboard.summary()
 
 
+def test_ranges_of_trust_over_many_decades_have_few_ticks():
+    """One each for 1, 2 and 5 of a few decades; of eight, fewer."""
+    for highest in (50.0, 1e7):
+        history = History([], 7)
+        history.trust = [(step, 85 * step, 0.1 * step, 0.25, 1.5, highest) for step in range(1, 5)]
+        *_, trust = drawn(Dashboard(history=history).picture()).axes
+        low, high = trust.get_ylim()
+        assert 3 <= sum(low <= tick <= high for tick in trust.get_yticks()) <= 10
+
+
 @pytest.mark.parametrize("yscale", ["linear", "log"])
 @pytest.mark.parametrize(
     "y", [[0, 0], [-1, 3], [None, None], [math.inf, 2], [5, 5], [1e-30, 1e30], [math.nan, 0]], ids=str

@@ -148,11 +148,12 @@ class Dashboard(Widget):
         millions = [point[1] / 1e6 for point in points]
         curve(lr, millions, [point[4] for point in points], color=GREEN)
         curve(norm, millions, [point[5] for point in points], log=True, color=GREY, linewidth=0.8)
-        curve(trust, [row[1] / 1e6 for row in history.trust], [row[4] for row in history.trust], True, color=ORANGE)
+        millions = [row[1] / 1e6 for row in history.trust]
+        low, middle, high = ([row[place] for row in history.trust] for place in (3, 4, 5))
         trust.fill_between(
-            [row[1] / 1e6 for row in history.trust], [row[3] for row in history.trust],
-            [row[5] for row in history.trust], color=BLUE, alpha=0.25, linewidth=0,
-        )  # fmt: skip
+            millions, low, high, color=BLUE, alpha=0.25, linewidth=0
+        )  # first: ticks are for what is drawn
+        curve(trust, millions, middle, True, color=ORANGE)
         for axes, title in ((lr, "learning rate"), (norm, "gradient norm"), (trust, "trust ratio and range")):
             axes.set_title(title, fontsize=9)
             axes.tick_params(labelsize=8)
