@@ -80,10 +80,14 @@ def ledger(folder: Path = Path("runs"), prices: dict[str, dict[str, tuple[float,
     """
     entries = own_runs(folder) + _of_the_course()
     standin = stored_result("standin_archivers")
+    stronger = standin["archivers"]
     known = {
         "enwik6": archivers(load_corpus("enwik6")),
-        "enwik8-standin": standin["compressors"]
-        | {name: standin["archivers"][stored]["bpc"] for name, stored in (("PPMd", "PPMd"), ("zpaq -m5", "zpaq -m58"))},
+        "enwik8-standin": {
+            **standin["compressors"],
+            "PPMd": stronger["PPMd"]["bpc"],
+            "zpaq -m5": stronger["zpaq -m58"]["bpc"],
+        },
     }
     for corpus, found in {**known, **(prices or {})}.items():
         for name, (valid, test) in found.items():

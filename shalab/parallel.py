@@ -33,7 +33,7 @@ class Team:
         try:
             return cls._join()
         except (ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())[:160]
             raise InputError(
                 f"cannot join the other processes that WORLD_SIZE promises ({reason}): "
                 "start them with torchrun, or unset WORLD_SIZE and RANK to train in one"

@@ -1,5 +1,7 @@
 """Whatever stands on the command line, `shalab` ends with 0 or 2, in one sentence, never in a traceback."""
 
+import shutil
+
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -59,6 +61,9 @@ ALWAYS = {
 }  # fmt: skip
 
 
+MADE = "own.txt", "run", "packed"  # what `folder` holds
+
+
 @st.composite
 def command_lines(draw):
     command = draw(st.sampled_from(sorted(OPTIONS)))
@@ -97,6 +102,10 @@ def test_any_command_line_ends_with_0_or_2(line, folder, capfd, monkeypatch):
         code = cli.main(line)
     except SystemExit as end:  # argparse's
         code = end.code
+    finally:
+        for path in folder.iterdir():  # else examples depend on those before, and read ever more
+            if path.name not in MADE:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     said = capfd.readouterr()
     assert code in (0, 2), said
     assert code == 0 or "shalab" in said.err and "Traceback" not in said.err, said

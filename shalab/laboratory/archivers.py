@@ -42,6 +42,7 @@ import numpy as np
 import torch
 
 from shalab.baselines import baselines
+from shalab.batches import Streams
 from shalab.corpus import Corpus, load_corpus
 from shalab.course import trained_model
 from shalab.device import Precision
@@ -59,6 +60,10 @@ ORDERS = 3, 4, 5, 6  # of n-grams
 BEGINNINGS = 200_000, 1_000_000  # bytes of valid and of test that PPMd is priced for as well
 NEAR = 9_000_000  # bytes before a slice that zpaq is given when all of them would take too long
 LARGE = ("-m58", "-t1")  # zpaq -m5 begins anew after each block, of 2^8 MB here; one thread
+
+
+def xz_size(data: bytes) -> int:
+    return len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
 
 
 def zpaq_size(data: bytes, options: tuple[str, ...] = ("-m5",)) -> int:
@@ -180,17 +185,16 @@ def measure_short(corpus: Corpus, out: Path) -> None:
 
 def beginnings(train: np.ndarray, size: Size = FULL) -> bytes:
     """What a contestant of the ladder reads, stream by stream."""
-    streams = train[: len(train) // size.batch_size * size.batch_size].reshape(size.batch_size, -1)
-    return streams[:, : size.n_bytes // size.batch_size].tobytes()
+    x, _ = Streams(train, size.batch_size).window(0, size.n_bytes // size.batch_size)  # (T, B)
+    return x.T.numpy().astype(np.uint8).tobytes()
 
 
 def measure_ladder(corpus: Corpus, out: Path, size: Size = FULL) -> None:
     """Each slice right after the bytes that were read, not after one another: those of a network do not change."""
     given = beginnings(corpus.split("train"), size)
     slices = {name: corpus.split(name).tobytes() for name in ("valid", "test")}
-    xz = {"xz -9e": (lambda data: len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)), lambda: "liblzma")}
     found: dict[str, dict] = {}
-    for name, (packed, described) in (xz | ARCHIVERS).items():
+    for name, (packed, described) in ({"xz -9e": (xz_size, lambda: "liblzma")} | ARCHIVERS).items():
         bpc = [round(8 * (packed(given + text) - packed(given)) / len(text), 4) for text in slices.values()]
         found[name] = {"version": described(), "bpc": bpc}
         print(name, found[name], flush=True)
@@ -230,8 +234,9 @@ def write(out: Path, content: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--data", default="enwik6", metavar="NAME_OR_PATH")
-    parser.add_argument("--ladder", action="store_true", help="given what the contestants of `shalab lab` read")
+    text = parser.add_mutually_exclusive_group()
+    text.add_argument("--data", default="enwik6", metavar="NAME_OR_PATH")
+    text.add_argument("--ladder", action="store_true", help="given what the contestants of `shalab lab` read")
     options = parser.parse_args()
     corpus = load_corpus(options.data)
     measure = measure_large if len(corpus) > SHORT else measure_short

