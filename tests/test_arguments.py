@@ -84,6 +84,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("arguments")
     (folder / "own.txt").write_bytes(b"The town of shalab, its bytes and its readers. " * 20)
     arguments = ["train", "--preset", "tiny", "--steps", "2", "--device", "cpu", "--dtype", "float32"]
+    arguments += ["--d-model", "4", "--d-boom", "8", "--max-context", "8"]  # a checkpoint may be read as text, too
     assert cli.main([*arguments, "--data", str(folder / "own.txt"), "--out", str(folder / "run")]) == 0
     packing = ["compress", str(folder / "own.txt"), str(folder / "packed"), "--model", str(folder / "run")]
     assert cli.main(packing) == 0
