@@ -94,7 +94,8 @@ class AttentionHead(nn.Module):
         memory       (M, B, D), without gradient; None at the beginning of a text
         max_context  rows of memory and window that attention sees; a longer window still sees all of itself
         """
-        # The memory is cut twice: here, so that this window fits beside it; at the end, as windows differ in length.
+        # Cut here, so that memory and window together are max_context rows. How long the next window is, nobody knows
+        # yet: at the end as many rows are kept as it could see. fast/attention.py cuts as this does.
         memory = window[:0].detach() if memory is None else last_rows(memory, max_context - len(window))
         context = torch.cat([memory, window])  # (K, B, D)
         q = torch.sigmoid(self.query_gate) * self.norm_query(self.query(h))  # (T, B, D)

@@ -18,7 +18,7 @@ class Dropout:
     def __call__(self, x: Tensor, p: float) -> Tensor:
         return F.dropout(x, p, self.training)
 
-    def draw(self) -> None:
+    def prepare_recomputation(self) -> None:
         """Called before a pass that will be computed a second time, with the same random numbers.
 
         Nothing to do here: the recomputation restores PyTorch's generator. The trick fills its pool of random bytes.

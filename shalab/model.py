@@ -37,7 +37,7 @@ class ModelConfig:
     dropout           probability before the decoder
     dropout_input     probability after the embedding
     dropout_hidden    probability everywhere inside the blocks
-    init_scale        linear and embedding weights start from N(0, init_scale / sqrt(D))
+    init_scale        linear and embedding weights are drawn with a standard deviation of init_scale / sqrt(D)
     induction         the head starts as a copier, as shalab/induction.py sets it
     collapsed         the heads' value vectors are stored without the matrix that trained them
     """
@@ -176,7 +176,7 @@ class SHARNN(nn.Module):
         drop = dropout(self.training)
         recompute = self.checkpoint_blocks and torch.is_grad_enabled()
         if recompute:
-            drop.draw()
+            drop.prepare_recomputation()
         h = drop(self.embedding(x), self.config.dropout_input)  # (T, B, D)
         for layer, block in enumerate(self.blocks):
             inputs = h, state.hidden[layer], state.memory[layer], self.max_context, drop, need_weights

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -190,6 +191,37 @@ def test_an_update_without_one_of_its_operators_is_the_plain_one(operator, monke
     with pytest.warns(UserWarning, match=f"without the trick 'LAMB on all tensors at once'.*{operator}"):
         found = learned_weights()
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "trick, place, operator, rehearsed",
+    [
+        ("constant memory", torch, "_softmax_backward_data", fast.attention._softmax_backward),
+        ("LSTM in the products' format", torch.ops.mkldnn, "_linear_pointwise", fast.lstm._rehearse),
+    ],
+)
+def test_an_operator_that_computes_something_else_costs_speed_and_one_warning(
+    trick, place, operator, rehearsed, monkeypatch
+):
+    """PyTorch reports a changed signature by RuntimeError, which is noticed before the backward pass needs it."""
+    if place is torch.ops.mkldnn and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor has no bfloat16 instructions")
+
+    def changed(*_):
+        raise RuntimeError(f"{operator} expected 7 arguments")
+
+    with plain():
+        expected = learned(SMALL, "cpu", torch.float32, torch.bfloat16, "")
+    monkeypatch.setattr(fast.lstm, "WIDE", 1)
+    monkeypatch.setattr(TRICKS[trick], "on", True)  # the end of the test puts it back
+    monkeypatch.setattr(place, operator, changed)
+    rehearsed.cache_clear()
+    with pytest.warns(UserWarning, match=f"without the trick {re.escape(repr(trick))}.*{operator}") as seen:
+        found = learned(SMALL, "cpu", torch.float32, torch.bfloat16, "")
+    rehearsed.cache_clear()
+    assert len(seen) == 1 and not TRICKS[trick].on
+    off = FORMATS["bfloat16"][2]
+    assert all(torch.allclose(a.float(), b.float(), off, off) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_mistake_of_the_caller_is_not_the_tricks(doubled):

@@ -4,10 +4,13 @@
 multiply the window's T rows of queries and results instead of the K rows of keys and values; rows in the format of
 products take half the memory. The laptop preset's update took 1.7 times as long with PyTorch's own attention on an AMD
 EPYC (`assets/bench`), and 1.4 to 1.6 times as long with the plain equations.
-*Conditions.* The weights are not asked for. On a GPU, PyTorch's fused attention does the rest.
+*Conditions.* The weights are not asked for; on a CPU, masks are those of `shalab.fast.masks`. On a GPU, PyTorch's fused
+attention does the rest.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,7 +20,7 @@ from shalab.attention import AttentionHead, attention_mask, last_rows, split_hea
 from shalab.device import on_cpu
 from shalab.door import stands_in_for
 from shalab.dropout import Dropout
-from shalab.fast.conditions import product_dtype
+from shalab.fast.conditions import product_dtype, rehearsal
 from shalab.fast.masks import Masks, times
 
 # T window, B streams, D width, M bytes in memory, K = M + T, N heads
@@ -30,7 +33,7 @@ KEPT = 1 << 27  # 512 MiB
     AttentionHead.forward,
     "constant memory",
     "1.4 to 1.6 times, laptop's update",
-    "the weights are not asked for",
+    "the weights are not asked for; on a CPU, with 'pooled masks'",
 )
 def attend(
     head: AttentionHead,
@@ -38,10 +41,10 @@ def attend(
     window: Tensor,
     memory: Tensor | None,
     max_context: int,
-    drop: Masks,
+    drop: Dropout,
     need_weights: bool = False,
 ):
-    if need_weights or not isinstance(drop, Masks):
+    if need_weights or (on_cpu(h) and not isinstance(drop, Masks)):
         return NotImplemented
     dtype = product_dtype(window)
     memory = window[:0].detach() if memory is None else last_rows(memory, max_context - len(window))
@@ -50,6 +53,7 @@ def attend(
     if on_cpu(h):
         read = _Read.apply(*(x.to(dtype) for x in (q, rows, keys)), drop, head.dropout)  # (T, B N, D / N)
     else:
+        # The window's rows once more: these bring them a gradient.
         keys = torch.cat([keys[: -len(rows)], rows.to(dtype)]).transpose(0, 1)  # (B N, K, D / N)
         mask = attention_mask(len(q), keys.shape[1], q.device)
         p = head.dropout if drop.training else 0.0
@@ -76,8 +80,11 @@ class _Read(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, window, context, drop, dropout):
-        """q (T, B, D), window (T, B, D), context (K, B, D) -> (T, B, D)"""
-        ctx.softmax_backward = torch._softmax_backward_data  # if it is gone, that shows here, not in the backward pass
+        """q (T, B, D), window (T, B, D), context (K, B, D) -> (T, B, D)
+
+        window: the last rows of context, an argument only to receive their gradient
+        """
+        _softmax_backward()  # what is missing shows here, not in the backward pass
         bptt, n_streams, d_model = q.shape
         n_memory = len(context) - bptt
         chunks = _chunks(bptt, len(context))
@@ -87,7 +94,7 @@ class _Read(torch.autograd.Function):
         for b in range(n_streams):
             masks = [drop.mask((chunk.stop - chunk.start, len(context)), dropout, q.dtype) for chunk in chunks]
             window_mask = drop.mask((bptt, d_model), dropout, q.dtype)
-            values_mask = drop.mask((n_memory, d_model), dropout, q.dtype) + window_mask
+            values_mask = [*drop.mask((n_memory, d_model), dropout, q.dtype), *window_mask]
             values = times(context[:, b], values_mask)  # (K, D)
             for chunk, mask in zip(chunks, masks, strict=True):
                 weights = _causal_weights(q[chunk, b], context[:, b], chunk, bptt)  # (t, K)
@@ -113,13 +120,21 @@ class _Read(torch.autograd.Function):
                 else:
                     weights = _causal_weights(q[chunk, b], context[:, b], chunk, bptt)
                 d_weights = times(d_read[chunk, b] @ values.T, mask)  # (t, K)
-                d_scores = ctx.softmax_backward(d_weights, weights, -1, weights.dtype)  # (t, K)
+                d_scores = _softmax_backward()(d_weights, weights, -1, weights.dtype)  # (t, K)
                 d_q[chunk, b] = d_scores @ context[:, b]
                 dropped.append(times(weights, mask)[:, -bptt:].clone())  # a view would keep all K columns
                 d_scored.append(d_scores[:, -bptt:].clone())
             d_values = torch.cat(dropped).T @ d_read[:, b]  # (T, D), of the window's rows
             d_window[:, b] = torch.addmm(times(d_values, window_mask), torch.cat(d_scored).T, q[:, b])
         return d_q, d_window, None, None, None
+
+
+@functools.cache
+def _softmax_backward() -> Callable:
+    """PyTorch's own: the gradient of a softmax's inputs from that of its results, and the results."""
+    with rehearsal():
+        torch._softmax_backward_data(torch.ones(1, 1), torch.ones(1, 1), -1, torch.float32)
+    return torch._softmax_backward_data
 
 
 def _chunks(bptt: int, n_keys: int) -> list[slice]:

@@ -1,5 +1,8 @@
 """What tricks ask before they stand in."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -22,3 +25,15 @@ def product_dtype(x: Tensor) -> torch.dtype:
     """The format in which products of x are computed here."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if kind != "meta" and torch.is_autocast_enabled(kind) else x.dtype
+
+
+@contextlib.contextmanager
+def rehearsal() -> Iterator[None]:
+    """Inside, private operators of PyTorch are tried once: NotImplementedError, which shuts the door, if they changed.
+
+    PyTorch itself raises a RuntimeError then, as it does when memory is full, which is no reason to shut a door.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise NotImplementedError(str(error)) from error

@@ -28,8 +28,8 @@ class RollingMemory:
     """The last `limit` rows (M, D) that one stream wrote, as a view that moves through a longer buffer.
 
     Appending a row costs the same on average whatever the memory holds, where concatenating would copy all of it for
-    every byte; the buffer is as long as what was read, not as `limit`. Rows are written in place: a memory belongs to
-    one reader and cannot be returned to.
+    every byte. The buffer grows with what was read, up to a quarter more than `limit`. Rows are written in place: a
+    memory belongs to one reader and cannot be returned to.
     """
 
     def __init__(self, rows: Tensor, limit: int):
@@ -45,7 +45,7 @@ class RollingMemory:
         return self.buffer[max(0, self.end - self.limit) : self.end]
 
     def _move(self, rows: Tensor) -> None:
-        """To the front of a buffer with room for a quarter more: four rows are copied per byte, about."""
+        """To the front of a new buffer with room for a quarter more: about four rows are copied per byte on average."""
         self.buffer = rows.new_empty(len(rows) + max(64, len(rows) // 4), rows.shape[-1])
         self.buffer[: len(rows)] = rows
         self.end = len(rows)

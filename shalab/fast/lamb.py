@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from shalab.door import stands_in_for
+from shalab.fast.conditions import rehearsal
 from shalab.optim import Lamb
 
 
@@ -25,7 +26,8 @@ def _rehearse() -> None:
     """Raises what an operator that is gone or changed would raise, before it could leave moments half updated."""
     p = nn.Parameter(torch.ones(1))
     lamb = Lamb([p], weight_decay=1.0)
-    _update(lamb, lamb.param_groups[0], [p.detach()], [torch.ones(1)])
+    with rehearsal():
+        _update(lamb, lamb.param_groups[0], [p.detach()], [torch.ones(1)])
 
 
 def _update(lamb: Lamb, group: dict, params: list[Tensor], grads: list[Tensor]) -> None:

@@ -7,14 +7,16 @@ rearrange all weights for every byte.
 *Conditions.* PyTorch's LSTM of one layer, unwatched; a CPU, or a single byte without gradient.
 """
 
+import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from shalab.device import on_cpu
 from shalab.door import stands_in_for
-from shalab.fast.conditions import product_dtype, stock
+from shalab.fast.conditions import product_dtype, rehearsal, stock
 from shalab.lstm import recurrent
 
 # T window, B streams, D width
@@ -35,7 +37,8 @@ def fast_recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | Non
     (flat,), dtype = lstm.all_weights, product_dtype(x)
     if dtype == torch.float16:  # a CPU has no LSTM in it
         dtype = flat[0].dtype
-    with torch.autocast(x.device.type, enabled=False):
+    kind = x.device.type
+    with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
         x = x.to(dtype)
         weights = [weight.to(dtype) for weight in flat]
         if hidden is None:
@@ -69,8 +72,20 @@ def laid_out(weight: Tensor, n_rows: int) -> Callable[[Tensor], Tensor]:
     known = weight.dtype == torch.bfloat16 and hasattr(onednn, "_linear_pointwise")
     if not (known and onednn._is_mkldnn_bf16_supported()):
         return lambda x: x @ weight.T
-    weight = onednn._reorder_linear_weight(weight, n_rows)
-    return lambda x: onednn._linear_pointwise(x, weight, None, "none", [], "")
+    _rehearse()
+    return _arranged(weight, n_rows)
+
+
+def _arranged(weight: Tensor, n_rows: int) -> Callable[[Tensor], Tensor]:
+    arranged = torch.ops.mkldnn._reorder_linear_weight(weight, n_rows)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, arranged, None, "none", [], "")
+
+
+@functools.cache
+def _rehearse() -> None:
+    with rehearsal():
+        one = torch.ones(1, 1, dtype=torch.bfloat16)
+        _arranged(one, 1)(one)
 
 
 class _Loop(torch.autograd.Function):

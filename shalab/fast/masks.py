@@ -59,7 +59,7 @@ class Masks(Dropout):
             for n_columns in [min(columns, width - column)]
         ]
 
-    def draw(self) -> None:
+    def prepare_recomputation(self) -> None:
         """Draws the pool, unless it is there: before a block whose masks are to be drawn once more later."""
         self._drawn()
 

@@ -23,9 +23,10 @@ def keep_freed_memory() -> None:
 def dismiss_helpers() -> None:
     """Ends the threads that help the calling thread to compute; they come back when it computes again.
 
-    OpenMP's helpers wait for the next piece of work in a busy loop, but fall asleep at once when there are more of
-    them than processors: with another thread's helpers idle, the laptop preset's step took 1.7 times as long on one
-    machine, and no longer on a slower one (`assets/bench`). GNU's OpenMP, so Linux; nothing happens elsewhere.
+    OpenMP's helpers wait for the next piece of work in a busy loop. If two threads have helpers, there are more of them
+    than processors, and GNU's OpenMP lets them fall asleep after every piece instead: waking them made the laptop
+    preset's step 1.7 times as long on one machine, and no longer on a slower one (`assets/bench`). GNU's OpenMP is
+    Linux's; nothing happens elsewhere.
     """
     omp_pause_soft = 1  # omp.h
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(torch._C.__file__), "omp_pause_resource_all"):
