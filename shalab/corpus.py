@@ -215,8 +215,7 @@ def _blocks(files: Iterable[Path]) -> Iterator[bytes]:
     """The files' bytes one after the other."""
     for path in files:
         with reading(path), path.open("rb") as file:
-            while block := file.read(BLOCK):
-                yield block
+            yield from iter(partial(file.read, BLOCK), b"")
 
 
 def standard_input() -> Iterator[bytes]:
@@ -224,8 +223,7 @@ def standard_input() -> Iterator[bytes]:
     if sys.stdin is None:
         raise InputError("there is no standard input to read: give a file")
     with reading(_PIPED):
-        while block := sys.stdin.buffer.read(BLOCK):
-            yield block
+        yield from iter(partial(sys.stdin.buffer.read, BLOCK), b"")
 
 
 def _spooled(blocks: Iterable[bytes], name: str) -> np.ndarray:
