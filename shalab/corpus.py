@@ -30,33 +30,21 @@ RUN_DATA = "data"  # the file in a run's folder that keeps it
 
 _PIPED = "standard input"  # how messages and tables call it
 
-MIRRORS = (  # tried in this order
-    "https://mattmahoney.net/dc",
-    "https://cs.fit.edu/~mmahoney/compression",
-    "https://data.deepai.org",
-    "http://mattmahoney.net/dc",
-)
-
 
 @dataclass(frozen=True)
 class Source:
-    """How to know a published corpus, and where to get it."""
+    """How to know a published corpus."""
 
     n_bytes: int
     sha256: str
-    mirrors: tuple[str, ...] = ()  # addresses of its zip archive
     prefix_of: str | None = None  # a corpus that begins with this one, which then has no download of its own
-
-
-def _archives(name: str) -> tuple[str, ...]:
-    return tuple(f"{mirror}/{name}.zip" for mirror in MIRRORS)
 
 
 SOURCES = {
     "enwik6": Source(10**6, "369b688978f649681136198fb96db14c1616756260c55fb4b65e9bc049552cad"),
     "enwik7": Source(10**7, "5985c81c39d927ae0e169625790ca4d9e7d1531270c8b09ad73176a375bb3d97", prefix_of="enwik8"),
-    "enwik8": Source(10**8, "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8", _archives("enwik8")),
-    "enwik9": Source(10**9, "159b85351e5f76e60cbe32e04c677847a9ecba3adc79addab6f4c6c7aa3744bc", _archives("enwik9")),
+    "enwik8": Source(10**8, "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8"),
+    "enwik9": Source(10**9, "159b85351e5f76e60cbe32e04c677847a9ecba3adc79addab6f4c6c7aa3744bc"),
 }
 
 
