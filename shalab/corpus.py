@@ -131,19 +131,13 @@ def load_corpus(name_or_path: str) -> Corpus:
     folders are not followed. Both are copied into an unnamed file in the cache folder, which goes with the array.
     Raises InputError if anything is missing, unreadable, too small to split, or not what its name promises.
     """
-    source = SOURCES.get(name_or_path)
     with reading(name_or_path):
-        if source:
-            corpus = Corpus(name_or_path, _published(name_or_path, source))
+        if name_or_path in SOURCES:
+            corpus = _published(name_or_path)
         elif name_or_path == STDIN:
             corpus = Corpus(_PIPED, _spooled(standard_input(), _PIPED))
         else:
             corpus = _own(name_or_path)
-    if source and (len(corpus), corpus.sha256) != (source.n_bytes, source.sha256):
-        raise InputError(
-            f"{corpus.name} is damaged: {len(corpus):,} bytes with SHA-256 {corpus.sha256}, "
-            f"expected {source.n_bytes:,} with {source.sha256}; fetch it again with `shalab data {corpus.name}`"
-        )
     if len(corpus) < 40:
         what = _PIPED if name_or_path == STDIN else name_or_path
         raise InputError(f"{what} has {len(corpus)} bytes; a corpus needs at least 40: valid and test get 5 % each")
@@ -154,18 +148,26 @@ def load_corpus(name_or_path: str) -> Corpus:
 caching = partial(reading, verb="write", remedy=f": make room, or name another folder in ${CACHE_VARIABLE}")
 
 
-def _published(name: str, source: Source) -> np.ndarray:
+def _published(name: str) -> Corpus:
+    source = SOURCES[name]
     if name == "enwik6":
-        packed = assets_dir() / "enwik6.xz"
+        path = assets_dir() / "enwik6.xz"
         try:
-            return np.frombuffer(lzma.decompress(packed.read_bytes()), np.uint8)
+            data = np.frombuffer(lzma.decompress(path.read_bytes()), np.uint8)
         except lzma.LZMAError as error:
-            raise InputError(f"{packed} is damaged ({error}): install shalab again") from error
-    path = stored_path(name)
-    if not path.exists():
+            raise InputError(f"{path} is damaged ({error}): install shalab again") from error
+    elif (path := stored_path(name)).exists():
+        with path.open("rb") as file:
+            data = _map(file, path)[: source.n_bytes]
+    else:
         raise InputError(f"{name} is not on this machine: fetch it with `shalab data {name}`")
-    with path.open("rb") as file:
-        return _map(file, path)[: source.n_bytes]
+    corpus = Corpus(name, data)
+    if (len(corpus), corpus.sha256) != (source.n_bytes, source.sha256):
+        raise InputError(
+            f"{name} is damaged: {len(corpus):,} bytes with SHA-256 {corpus.sha256}, "
+            f"expected {source.n_bytes:,} with {source.sha256}; fetch it again with `shalab data {name}`"
+        )
+    return corpus
 
 
 def _own(path: str) -> Corpus:

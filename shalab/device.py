@@ -19,9 +19,7 @@ from shalab.errors import InputError
 from shalab.parallel import ALONE, Team
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = {
-    "float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16
-}  # fmt: skip
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -147,10 +145,8 @@ def _switched(tf32: bool) -> Iterator[None]:
 
 
 def _switches() -> tuple[bool, bool, bool]:
-    backends = torch.backends
-    return (
-        backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
-    )  # fmt: skip
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    return cuda.matmul.allow_tf32, cudnn.allow_tf32, cuda.fp16_bf16_reduction_math_sdp_allowed()
 
 
 def _switch(values: tuple[bool, bool, bool]) -> None:
