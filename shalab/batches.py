@@ -93,11 +93,9 @@ def steps_in_epochs(n_train: int, config, epochs: float, seed: int) -> int:
     """Updates that `epochs` passes over n_train bytes take by this TrainConfig: draws the window lengths in advance."""
     n_positions = n_train // config.batch_size - 1
     generator = torch.Generator().manual_seed(seed)
-    windows, left = 0, round(n_positions * epochs)
-    while left > 0:
-        cursor = n_positions
-        while cursor > 0 and left > 0:
-            length = draw_bptt(config.bptt, generator) if config.vary_bptt else config.bptt
-            length = min(length, cursor)
-            cursor, left, windows = cursor - length, left - length, windows + 1
+    windows = read = 0
+    while read < round(n_positions * epochs):
+        length = draw_bptt(config.bptt, generator) if config.vary_bptt else config.bptt
+        read += min(length, n_positions - read % n_positions)  # an epoch's last window is what is left
+        windows += 1
     return math.ceil(windows / config.accumulate)

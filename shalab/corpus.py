@@ -30,33 +30,21 @@ RUN_DATA = "data"  # the file in a run's folder that keeps it
 
 _PIPED = "standard input"  # how messages and tables call it
 
-MIRRORS = (  # tried in this order
-    "https://mattmahoney.net/dc",
-    "https://cs.fit.edu/~mmahoney/compression",
-    "https://data.deepai.org",
-    "http://mattmahoney.net/dc",
-)
-
 
 @dataclass(frozen=True)
 class Source:
-    """How to know a published corpus, and where to get it."""
+    """How to know a published corpus."""
 
     n_bytes: int
     sha256: str
-    mirrors: tuple[str, ...] = ()  # addresses of its zip archive
     prefix_of: str | None = None  # a corpus that begins with this one, which then has no download of its own
-
-
-def _archives(name: str) -> tuple[str, ...]:
-    return tuple(f"{mirror}/{name}.zip" for mirror in MIRRORS)
 
 
 SOURCES = {
     "enwik6": Source(10**6, "369b688978f649681136198fb96db14c1616756260c55fb4b65e9bc049552cad"),
     "enwik7": Source(10**7, "5985c81c39d927ae0e169625790ca4d9e7d1531270c8b09ad73176a375bb3d97", prefix_of="enwik8"),
-    "enwik8": Source(10**8, "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8", _archives("enwik8")),
-    "enwik9": Source(10**9, "159b85351e5f76e60cbe32e04c677847a9ecba3adc79addab6f4c6c7aa3744bc", _archives("enwik9")),
+    "enwik8": Source(10**8, "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8"),
+    "enwik9": Source(10**9, "159b85351e5f76e60cbe32e04c677847a9ecba3adc79addab6f4c6c7aa3744bc"),
 }
 
 
@@ -143,19 +131,13 @@ def load_corpus(name_or_path: str) -> Corpus:
     folders are not followed. Both are copied into an unnamed file in the cache folder, which goes with the array.
     Raises InputError if anything is missing, unreadable, too small to split, or not what its name promises.
     """
-    source = SOURCES.get(name_or_path)
     with reading(name_or_path):
-        if source:
-            corpus = Corpus(name_or_path, _published(name_or_path, source))
+        if name_or_path in SOURCES:
+            corpus = _published(name_or_path)
         elif name_or_path == STDIN:
             corpus = Corpus(_PIPED, _spooled(standard_input(), _PIPED))
         else:
             corpus = _own(name_or_path)
-    if source and (len(corpus), corpus.sha256) != (source.n_bytes, source.sha256):
-        raise InputError(
-            f"{corpus.name} is damaged: {len(corpus):,} bytes with SHA-256 {corpus.sha256}, "
-            f"expected {source.n_bytes:,} with {source.sha256}; fetch it again with `shalab data {corpus.name}`"
-        )
     if len(corpus) < 40:
         what = _PIPED if name_or_path == STDIN else name_or_path
         raise InputError(f"{what} has {len(corpus)} bytes; a corpus needs at least 40: valid and test get 5 % each")
@@ -166,18 +148,26 @@ def load_corpus(name_or_path: str) -> Corpus:
 caching = partial(reading, verb="write", remedy=f": make room, or name another folder in ${CACHE_VARIABLE}")
 
 
-def _published(name: str, source: Source) -> np.ndarray:
+def _published(name: str) -> Corpus:
+    source = SOURCES[name]
     if name == "enwik6":
-        packed = assets_dir() / "enwik6.xz"
+        path = assets_dir() / "enwik6.xz"
         try:
-            return np.frombuffer(lzma.decompress(packed.read_bytes()), np.uint8)
+            data = np.frombuffer(lzma.decompress(path.read_bytes()), np.uint8)
         except lzma.LZMAError as error:
-            raise InputError(f"{packed} is damaged ({error}): install shalab again") from error
-    path = stored_path(name)
-    if not path.exists():
+            raise InputError(f"{path} is damaged ({error}): install shalab again") from error
+    elif (path := stored_path(name)).exists():
+        with path.open("rb") as file:
+            data = _map(file, path)[: source.n_bytes]
+    else:
         raise InputError(f"{name} is not on this machine: fetch it with `shalab data {name}`")
-    with path.open("rb") as file:
-        return _map(file, path)[: source.n_bytes]
+    corpus = Corpus(name, data)
+    if (len(corpus), corpus.sha256) != (source.n_bytes, source.sha256):
+        raise InputError(
+            f"{name} is damaged: {len(corpus):,} bytes with SHA-256 {corpus.sha256}, "
+            f"expected {source.n_bytes:,} with {source.sha256}; fetch it again with `shalab data {name}`"
+        )
+    return corpus
 
 
 def _own(path: str) -> Corpus:
@@ -215,8 +205,7 @@ def _blocks(files: Iterable[Path]) -> Iterator[bytes]:
     """The files' bytes one after the other."""
     for path in files:
         with reading(path), path.open("rb") as file:
-            while block := file.read(BLOCK):
-                yield block
+            yield from iter(partial(file.read, BLOCK), b"")
 
 
 def standard_input() -> Iterator[bytes]:
@@ -224,8 +213,7 @@ def standard_input() -> Iterator[bytes]:
     if sys.stdin is None:
         raise InputError("there is no standard input to read: give a file")
     with reading(_PIPED):
-        while block := sys.stdin.buffer.read(BLOCK):
-            yield block
+        yield from iter(partial(sys.stdin.buffer.read, BLOCK), b"")
 
 
 def _spooled(blocks: Iterable[bytes], name: str) -> np.ndarray:

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -20,10 +19,7 @@ from shalab.errors import InputError
 from shalab.parallel import ALONE, Team
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-WATTS = {"cpu": 45, "mps": 45, "cuda": 300}  # assumed: a laptop's processor at work, Apple's chip, a GPU
-DTYPES = {
-    "float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16
-}  # fmt: skip
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -71,12 +67,12 @@ class Precision:
     def autocast(self) -> Iterator[None]:
         """Matrix products inside run in `dtype`. A backward pass belongs outside, in `switches`."""
         half = self.dtype != torch.float32
-        with self.switches(), torch.autocast(self.device.type, self.dtype) if half else nullcontext():
+        with self.switches(), torch.autocast(self.device.type, self.dtype) if half else contextlib.nullcontext():
             yield
 
-    def switches(self) -> AbstractContextManager:
+    def switches(self) -> contextlib.AbstractContextManager:
         """Inside, PyTorch's process-wide settings are those that this format needs; afterwards they are as before."""
-        return _switched(self.tf32) if self.device.type == "cuda" else nullcontext()
+        return _switched(self.tf32) if self.device.type == "cuda" else contextlib.nullcontext()
 
     def scaler(self) -> torch.amp.GradScaler:
         """Loss scaling, which float16 needs for its small exponent; other formats pass unchanged."""
@@ -94,8 +90,8 @@ class Precision:
 
     @property
     def watts(self) -> float:
-        """Assumed, not measured: what the device draws while it trains."""
-        return WATTS[self.device.type]
+        """Assumed, not measured: what a laptop's processor, Apple's chip or a GPU draws while it trains."""
+        return {"cpu": 45, "mps": 45, "cuda": 300}[self.device.type]
 
     def memory_bytes(self) -> int | None:
         """Of the card, or of the machine; None where the system does not say, as on Windows."""
@@ -149,10 +145,8 @@ def _switched(tf32: bool) -> Iterator[None]:
 
 
 def _switches() -> tuple[bool, bool, bool]:
-    backends = torch.backends
-    return (
-        backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
-    )  # fmt: skip
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    return cuda.matmul.allow_tf32, cudnn.allow_tf32, cuda.fp16_bf16_reduction_math_sdp_allowed()
 
 
 def _switch(values: tuple[bool, bool, bool]) -> None:
@@ -188,7 +182,7 @@ def print_anything() -> None:
 
 
 @functools.cache
-def bfloat16_pays(size: int = 1024, rounds: int = 5) -> bool:
+def bfloat16_pays(size: int = 1024) -> bool:
     """Whether this CPU multiplies bfloat16 matrices at least 1.3 times as fast as float32 ones, and correctly.
 
     Measured once per process, in about a tenth of a second on a quiet machine.
@@ -201,7 +195,7 @@ def bfloat16_pays(size: int = 1024, rounds: int = 5) -> bool:
         taken: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
         torch.set_num_threads(threads)
         try:
-            for _ in range(rounds):
+            for _ in range(5):
                 for dtype, seconds in taken.items():
                     x, y = a[:n, :n].to(dtype), b[:n, :n].to(dtype)
                     began = time.perf_counter()

@@ -21,6 +21,15 @@ TIMEOUT_S = 30  # without a byte; then the next mirror is asked
 OVERLAP = 4096  # bytes at the end of a kept part that are asked for again, to see that the answer continues it
 ZIP = b"PK\3\4"  # how an archive begins
 
+HOSTS = (
+    "https://mattmahoney.net/dc",
+    "https://cs.fit.edu/~mmahoney/compression",
+    "https://data.deepai.org",
+    "http://mattmahoney.net/dc",
+)
+# The addresses of a corpus's zip archive, in the order in which they are asked.
+MIRRORS = {name: tuple(f"{host}/{name}.zip" for host in HOSTS) for name in ("enwik8", "enwik9")}
+
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all
 
 
@@ -42,7 +51,7 @@ def fetch(name: str, progress: Progress = lambda done, total: None) -> Path | No
     try:
         load_corpus(name)
     except InputError:
-        if not source.mirrors:
+        if path.name not in MIRRORS:
             raise
         with caching(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,12 +64,12 @@ def fetch(name: str, progress: Progress = lambda done, total: None) -> Path | No
                 ) from None
     with contextlib.suppress(OSError):  # there is none, or it stays, which does no harm
         archive.unlink()
-    return path if source.mirrors else None
+    return path if path.name in MIRRORS else None
 
 
 def _ask_mirrors(source: Source, archive: Path, path: Path, progress: Progress) -> None:
     faults = []
-    for url in source.mirrors:
+    for url in MIRRORS[path.name]:
         try:
             _download(url, archive, source.n_bytes + BLOCK, progress)
             return _unpack(archive, path, source)

@@ -45,26 +45,20 @@ def predictions(
     read = context_bytes(model, data, begin, end, context)
     refuse(wrong(COUNT, window=window, n_streams=n_streams))
     piece = math.ceil((end - begin) / n_streams)
-    starts = [begin + piece * s for s in range(n_streams)][precision.team.rank :: precision.team.size]
-    n_streams = len(starts)
+    starts = (begin + piece * np.arange(n_streams))[precision.team.rank :: precision.team.size]  # (S,)
     was_training = model.training
     model.eval()
     try:
         state = None
         for low in range(-read, piece, window):
-            high = min(low + window, piece)
-            ids = np.zeros((high - low + 1, n_streams), np.int64)
-            charged = np.zeros((high - low, n_streams), bool)
-            for s, start in enumerate(starts):
-                row = data[max(0, start + low - 1) : max(0, min(start + high, end))]
-                ids[: len(row), s] = row
-                charged[max(0, -low) : max(0, end - start - low), s] = True
-            ids = precision.place(torch.from_numpy(ids))
+            places = starts + np.arange(low - 1, min(low + window, piece))[:, None]  # (T + 1, S)
+            ids = precision.place(torch.from_numpy(data[places.clip(max=end - 1)].astype(np.int64)))
             with precision.autocast():
                 logits, state = model(ids[:-1], state)  # (T, S, V)
+            first = max(0, -low)  # what comes before it in the window is context
+            charged = places[1 + first :] < end
             if charged.any():
-                first = max(0, -low)
-                yield logits[first:], ids[1 + first :], torch.from_numpy(charged[first:])
+                yield logits[first:], ids[1 + first :], torch.from_numpy(charged)
     finally:
         model.train(was_training)
 

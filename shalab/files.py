@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import socket
 import sys
@@ -76,22 +75,15 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file, unless it holds this text already."""
     content = text.encode()
     with writing(path.parent):
-        present = path.read_bytes() if path.exists() else None
-    if present != content:
-        with replacing(path) as file:
-            file.write(content)
+        if path.exists() and path.read_bytes() == content:
+            return
+    with replacing(path) as file:
+        file.write(content)
 
 
 def finite(x):
-    """x with None in place of numbers that JSON does not have."""
-    match x:
-        case dict():
-            return {name: finite(value) for name, value in x.items()}
-        case list() | tuple():
-            return [finite(value) for value in x]
-        case float() if not math.isfinite(x):
-            return None
-    return x
+    """x as JSON gives it back, with None in place of numbers that JSON does not have."""
+    return json.loads(json.dumps(x), parse_constant=lambda _: None)
 
 
 def as_json(content: dict, indent: int | None = None) -> str:

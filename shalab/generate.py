@@ -23,10 +23,6 @@ def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generat
     top_p        only the likeliest bytes that together reach probability p (Holtzman et al. 2019); 1 for all
     """
     refuse(_sampling_faults(temperature, top_k, top_p))
-    return _sample(logits, temperature, top_k, top_p, generator)
-
-
-def _sample(logits, temperature, top_k, top_p, generator):
     logits = to_host(logits).double()
     if temperature == 0:
         return logits.argmax(-1)
@@ -84,18 +80,18 @@ def generate_batch(
     elif (largest := max(map(max, prompts))) >= model.config.vocab_size:
         faults.append(f"prompt must have bytes below the model's vocab_size {model.config.vocab_size}, got {largest}")
     refuse(faults)
-    return _continue(model, prompts, n_bytes, precision, temperature, top_k, top_p, seed)
 
+    @torch.inference_mode()
+    def rows() -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(seed)
+        reader = decoder(model, prompts, precision)
+        logits = reader.logits
+        for _ in range(n_bytes):
+            ids = sample(logits, temperature, top_k, top_p, generator)  # (B,)
+            yield ids.tolist()
+            logits = reader.step(ids)
 
-@torch.inference_mode()
-def _continue(model, prompts, n_bytes, precision, temperature, top_k, top_p, seed):
-    generator = torch.Generator().manual_seed(seed)
-    reader = decoder(model, prompts, precision)
-    logits = reader.logits
-    for _ in range(n_bytes):
-        ids = _sample(logits, temperature, top_k, top_p, generator)  # (B,)
-        yield ids.tolist()
-        logits = reader.step(ids)
+    return rows()
 
 
 def read_prompt(model: SHARNN, prompt: bytes, precision: Precision) -> tuple[Tensor, State]:
@@ -133,9 +129,4 @@ decoder = door(Decoder)
 
 def as_text(stream: Iterable[int]) -> Iterator[str]:
     """Bytes -> pieces of valid text as they complete; broken UTF-8 becomes the replacement character."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for byte in stream:
-        if piece := decoder.decode(bytes([byte])):
-            yield piece
-    if piece := decoder.decode(b"", final=True):
-        yield piece
+    return codecs.iterdecode((bytes([byte]) for byte in stream), "utf-8", errors="replace")

@@ -31,31 +31,26 @@ class Team:
     def join(cls) -> "Team":
         """Joins the other processes at the address in torchrun's environment; without one, this process is alone."""
         try:
-            return cls._join()
+            alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+            rank, size, local_rank = (int(os.environ.get(name, value)) for name, value in alone.items())
+            if size == 1:
+                return ALONE
+            if not distributed.is_initialized():
+                from torch.distributed.distributed_c10d import PrefixStore  # not in every build of PyTorch
+                from torch.distributed.rendezvous import rendezvous
+
+                store, rank, size = next(rendezvous("env://"))
+                # A restarted worker finds the store of the attempt before, with addresses of processes that are gone.
+                if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+                    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+                distributed.init_process_group(store=store, rank=rank, world_size=size)  # gloo for CPUs, NCCL for GPUs
+                atexit.register(distributed.destroy_process_group)  # else its threads may outlive the interpreter
         except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:160]
             raise InputError(
                 f"cannot join the other processes that WORLD_SIZE promises ({reason}): "
                 "start them with torchrun, or unset WORLD_SIZE and RANK to train in one"
             ) from error
-
-    @classmethod
-    def _join(cls) -> "Team":
-        alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
-        rank, size, local_rank = (int(os.environ.get(name, value)) for name, value in alone.items())
-        if size == 1:
-            return ALONE
-        if not distributed.is_initialized():
-            from torch.distributed.distributed_c10d import PrefixStore  # not in every build of PyTorch
-            from torch.distributed.rendezvous import rendezvous
-
-            store, rank, size = next(rendezvous("env://"))
-            # A restarted worker finds the store of the attempt before, with the addresses of processes that are gone.
-            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
-                store = PrefixStore(f"attempt {attempt}", store)
-            distributed.init_process_group(store=store, rank=rank, world_size=size)  # gloo for CPUs, NCCL for GPUs
-            atexit.register(distributed.destroy_process_group)  # else its threads may outlive the interpreter
         return cls(rank, size, local_rank, os.getppid())
 
     @property

@@ -16,7 +16,7 @@ from test_corpus import small_disk
 from shalab import InputError, download
 from shalab.cli import main
 from shalab.corpus import SOURCES, Source, load_corpus
-from shalab.download import OVERLAP, fetch
+from shalab.download import MIRRORS, OVERLAP, fetch
 from shalab.presets import PRESETS, Budget
 from shalab.run import Run
 
@@ -81,7 +81,8 @@ def cache(tmp_path):
 
 
 def expect(monkeypatch, *mirrors):
-    monkeypatch.setitem(SOURCES, "enwik8", Source(len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), mirrors))
+    monkeypatch.setitem(SOURCES, "enwik8", Source(len(CONTENT), hashlib.sha256(CONTENT).hexdigest()))
+    monkeypatch.setitem(MIRRORS, "enwik8", mirrors)
 
 
 def left(cache):
@@ -90,9 +91,9 @@ def left(cache):
 
 
 def test_mirrors_are_asked_by_https_first():
-    for source in SOURCES.values():
-        assert sorted(source.mirrors, key=lambda url: not url.startswith("https:")) == list(source.mirrors)
-        assert not source.mirrors or source.mirrors[0].startswith("https:")
+    for mirrors in MIRRORS.values():
+        assert sorted(mirrors, key=lambda url: not url.startswith("https:")) == list(mirrors)
+        assert mirrors[0].startswith("https:")
 
 
 def test_download_resumes_where_it_broke_off(mirror, cache, capsys):

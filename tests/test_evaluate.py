@@ -403,7 +403,7 @@ def test_formats_of_generation_on_a_cpu(roomy, monkeypatch, read, free, n_prompt
         seen.append(logits.clone())
         return text[len(seen) - 1].expand(n_prompts)
 
-    monkeypatch.setattr("shalab.generate._sample", take)
+    monkeypatch.setattr("shalab.generate.sample", take)
     precision = Precision(torch.device("cpu"), read, automatic=free)
     assert len(list(generate_batch(roomy, [prompt] * n_prompts, 31, precision))) == 31
     expected, _ = roomy(torch.cat([torch.tensor(list(prompt)), text]).unsqueeze(1))
