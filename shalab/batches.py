@@ -81,6 +81,7 @@ class Windows:
         return x, y, begin == 0
 
     def random_state(self) -> Tensor:
+        """The generator's state before the next window was drawn, whether it has been fetched already or not."""
         return self._next[1] if self._next else self.generator.get_state()
 
     def set_random_state(self, state: Tensor) -> None:

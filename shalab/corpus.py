@@ -128,7 +128,8 @@ def load_corpus(name_or_path: str) -> Corpus:
     """Opens a published corpus by name, any file by path, or all files below a folder as one. Never downloads.
 
     STDIN is read from standard input to its end. In a folder, names that begin with a dot are left out and links to
-    folders are not followed. Both are copied into an unnamed file in the cache folder, which goes with the array.
+    folders are not followed. Standard input and the files of a folder are copied into an unnamed file in the cache
+    folder, which is deleted with the array.
     Raises InputError if anything is missing, unreadable, too small to split, or not what its name promises.
     """
     with reading(name_or_path):

@@ -1,7 +1,4 @@
-"""Everything that depends on the machine: which device, which number format, its random state.
-
-No other module names a device or moves a tensor.
-"""
+"""Everything that depends on the machine: which device and number format are chosen, and what differs between them."""
 
 import contextlib
 import functools
@@ -189,8 +186,8 @@ def bfloat16_pays(size: int = 1024) -> bool:
     """
     a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0))
     n_threads = torch.get_num_threads()
-    # Without instructions a large product takes seconds: a small one tells, by one thread, since two that share a
-    # busy machine wait for each other.
+    # Where the processor has no instructions for it, a large product takes seconds, so a small one is tried first; by
+    # one thread, since on a busy machine two wait for each other.
     for n, threads, least in ((size // 8, 1, 0.25), (size, n_threads, 1.3)):
         taken: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
         torch.set_num_threads(threads)

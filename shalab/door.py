@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from shalab.errors import InputError
+
 
 @dataclass
 class Trick:
@@ -19,7 +21,8 @@ class Trick:
     plain    the function's name
     gain     what it brings, measured, and on what machine
     where    its conditions
-    compute  must change nothing before everything that it needs is known to be there: the plain function follows
+    compute  changes none of its arguments before all operators that it needs have worked: if one fails, the plain
+             function gets the same arguments
     """
 
     name: str
@@ -34,12 +37,12 @@ TRICKS: dict[str, Trick] = {}
 _BEHIND: dict[Callable, list[Trick]] = {}  # a door -> its tricks, in the order in which they are tried
 
 
-def door(plain: Callable) -> Callable:
-    """`plain`, or the first trick that stands in for it here. Its equations stay readable as `__wrapped__`."""
+def door(equation: Callable) -> Callable:
+    """`equation`, or the first trick that stands in for it here. It stays readable as `__wrapped__`."""
 
     tricks: list[Trick] = []
 
-    @functools.wraps(plain, updated=())
+    @functools.wraps(equation, updated=())
     def enter(*args, **kwargs):
         for trick in tricks:
             if not trick.on:
@@ -47,12 +50,12 @@ def door(plain: Callable) -> Callable:
             try:
                 result = trick.compute(*args, **kwargs)
             except (AttributeError, NotImplementedError, TypeError) as error:  # as when PyTorch lacks an operator
-                result = plain(*args, **kwargs)  # fails as well if the arguments are at fault
+                result = equation(*args, **kwargs)  # if the arguments are at fault, it raises, and the trick stays on
                 trick.on = False
                 warnings.warn(f"without the trick {trick.name!r} from here on, slower: {error}", stacklevel=2)
             if result is not NotImplemented:
                 return result
-        return plain(*args, **kwargs)
+        return equation(*args, **kwargs)
 
     _BEHIND[enter] = tricks
     return enter
@@ -73,7 +76,14 @@ def stands_in_for(entry: Callable, name: str, gain: str, where: str) -> Callable
 
 @contextlib.contextmanager
 def plain(*names: str) -> Iterator[None]:
-    """Within, the tricks of these names are off; all of them, if none is named. For the whole process."""
+    """Within, the tricks of these names are off; all of them, if none is named. For the whole process.
+
+    >>> with plain("constant memory"):
+    ...     print(TRICKS["constant memory"].on)
+    False
+    """
+    if unknown := set(names) - TRICKS.keys():
+        raise InputError(f"no trick is called {', '.join(unknown)}; there are {', '.join(TRICKS)}")
     before = {name: TRICKS[name].on for name in names or TRICKS}
     for name in before:
         TRICKS[name].on = False

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from shalab.device import Precision, to_host
-from shalab.errors import AT_LEAST_0, COUNT, RATE, refuse, wrong
+from shalab.errors import AT_LEAST_0, COUNT, FRACTION, refuse, wrong
 from shalab.evaluate import check_range, context_bytes
 from shalab.metrics import bits_per_byte
 from shalab.model import SHARNN, State
@@ -34,7 +34,7 @@ class Dynamic:
     beta: float = 0.999
 
     def __post_init__(self):
-        refuse(wrong(AT_LEAST_0, lr=self.lr) + wrong(COUNT, window=self.window) + wrong(RATE, beta=self.beta))
+        refuse(wrong(AT_LEAST_0, lr=self.lr) + wrong(COUNT, window=self.window) + wrong(FRACTION, beta=self.beta))
 
 
 def copy_that_learns(model: SHARNN, precision: Precision, dynamic: Dynamic) -> tuple[SHARNN, torch.optim.Adam]:

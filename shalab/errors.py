@@ -26,7 +26,7 @@ NATURAL: Rule = "an integer of at least 0", lambda x: whole(x) and x >= 0
 SEED: Rule = "an integer from 0 to 2^62", lambda x: whole(x) and 0 <= x <= 2**62
 ABOVE_0: Rule = "finite and above 0", lambda x: real(x) and x > 0
 AT_LEAST_0: Rule = "finite and at least 0", lambda x: real(x) and x >= 0
-RATE: Rule = "at least 0 and below 1", lambda x: real(x) and 0 <= x < 1
+FRACTION: Rule = "at least 0 and below 1", lambda x: real(x) and 0 <= x < 1
 FLAG: Rule = "True or False", lambda x: isinstance(x, bool)
 
 

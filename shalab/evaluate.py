@@ -42,7 +42,7 @@ def predictions(
 
     Byte i is predicted from byte i - 1 and the state, so `begin` is at least 1.
     """
-    read = context_bytes(model, data, begin, end, context)
+    n_warmup = context_bytes(model, data, begin, end, context)
     refuse(wrong(COUNT, window=window, n_streams=n_streams))
     piece = math.ceil((end - begin) / n_streams)
     starts = (begin + piece * np.arange(n_streams))[precision.team.rank :: precision.team.size]  # (S,)
@@ -50,7 +50,7 @@ def predictions(
     model.eval()
     try:
         state = None
-        for low in range(-read, piece, window):
+        for low in range(-n_warmup, piece, window):  # counted from each piece's first byte
             places = starts + np.arange(low - 1, min(low + window, piece))[:, None]  # (T + 1, S)
             ids = precision.place(torch.from_numpy(data[places.clip(max=end - 1)].astype(np.int64)))
             with precision.autocast():

@@ -16,13 +16,12 @@ from shalab.model import SHARNN, State
 
 
 def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator) -> Tensor:
-    """Draws one id per row of logits (B, V): int64 (B,).
+    """Draws one id per row of logits (B, V): int64 (B,). The options are checked by `generate_batch`.
 
     temperature  divides the logits; 0 takes the likeliest byte
     top_k        only the k likeliest bytes; 0 for all
     top_p        only the likeliest bytes that together reach probability p (Holtzman et al. 2019); 1 for all
     """
-    refuse(_sampling_faults(temperature, top_k, top_p))
     logits = to_host(logits).double()
     if temperature == 0:
         return logits.argmax(-1)
@@ -38,14 +37,12 @@ def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generat
     return ids.gather(-1, _draw(probabilities, generator).unsqueeze(-1)).squeeze(-1)
 
 
-def _sampling_faults(temperature: float, top_k: int, top_p: float) -> list[str]:
-    between = "above 0 and at most 1", lambda x: real(x) and 0 < x <= 1
-    return wrong(AT_LEAST_0, temperature=temperature) + wrong(NATURAL, top_k=top_k) + wrong(between, top_p=top_p)
-
-
 def _draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
-    """An exponential race: (B, V) -> (B,). Clock i rings at the time E / p_i, E exponential, and is the first one with
-    probability p_i; the first to ring has the largest p_i / E."""
+    """(B, V) -> (B,), in proportion to the rows, which need not sum to 1, by an exponential race.
+
+    Clock i rings at the time E / p_i, E exponential, and is the first one with probability p_i. The first to ring has
+    the largest p_i / E.
+    """
     return (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax(-1)
 
 
@@ -70,11 +67,12 @@ def generate_batch(
     running training is not disturbed. The state is carried along: once the memory holds `model.max_context` bytes,
     every further byte takes the same time.
     """
-    faults = _sampling_faults(temperature, top_k, top_p)
+    faults = wrong(AT_LEAST_0, temperature=temperature) + wrong(NATURAL, top_k=top_k)
+    faults += wrong(("above 0 and at most 1", lambda x: real(x) and 0 < x <= 1), top_p=top_p)
     faults += wrong(NATURAL, n_bytes=n_bytes)
     faults += wrong(("an integer of at most 64 bits", lambda x: whole(x) and -(2**63) <= x < 2**64), seed=seed)
     if not all(isinstance(prompt, bytes | bytearray) for prompt in prompts):
-        faults.append(f"prompt must be bytes, got {next(iter(prompts))!r}")
+        faults.append(f"prompt must be bytes, got {next(x for x in prompts if not isinstance(x, bytes | bytearray))!r}")
     elif not prompts or not all(prompts):
         faults.append("prompt must have at least one byte")
     elif (largest := max(map(max, prompts))) >= model.config.vocab_size:

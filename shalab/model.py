@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from shalab.attention import AttentionHead, OverparameterisedVector
 from shalab.boom import Boom
 from shalab.dropout import dropout
-from shalab.errors import ABOVE_0, COUNT, FLAG, NATURAL, RATE, InputError, refuse, whole, wrong_fields
+from shalab.errors import ABOVE_0, COUNT, FLAG, FRACTION, NATURAL, InputError, refuse, whole, wrong_fields
 from shalab.induction import start_copying
 from shalab.lstm import recurrent
 
@@ -61,7 +61,7 @@ class ModelConfig:
         faults = [
             *wrong_fields(COUNT, self, "vocab_size d_model d_boom n_layers n_heads"),
             *wrong_fields(NATURAL, self, "max_context"),
-            *wrong_fields(RATE, self, "dropout dropout_input dropout_hidden"),
+            *wrong_fields(FRACTION, self, "dropout dropout_input dropout_hidden"),
             *wrong_fields(ABOVE_0, self, "init_scale"),
             *wrong_fields(FLAG, self, "induction collapsed"),
         ]

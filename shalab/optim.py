@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from shalab.door import door
-from shalab.errors import ABOVE_0, AT_LEAST_0, RATE, refuse, wrong
+from shalab.errors import ABOVE_0, AT_LEAST_0, FRACTION, refuse, wrong
 
 
 class Lamb(Optimizer):
@@ -40,7 +40,7 @@ class Lamb(Optimizer):
     ):
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "min_trust": min_trust}
         faults = wrong(AT_LEAST_0, lr=lr, weight_decay=weight_decay) + wrong(ABOVE_0, eps=eps)
-        if not (isinstance(betas, list | tuple) and len(betas) == 2) or wrong(RATE, b1=betas[0], b2=betas[1]):
+        if not (isinstance(betas, list | tuple) and len(betas) == 2) or wrong(FRACTION, b1=betas[0], b2=betas[1]):
             faults.append(f"betas must be two numbers of at least 0 and below 1, got {betas!r}")
         if min_trust is not None:
             faults += wrong(AT_LEAST_0, min_trust=min_trust)

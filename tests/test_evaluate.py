@@ -343,6 +343,11 @@ def test_top_p_stops_where_the_sum_is_reached():
     assert set(sample(logits.expand(500, 3), 1.0, 0, 0.5, torch.Generator().manual_seed(0)).tolist()) == {0}
 
 
+def test_the_prompt_that_is_no_bytes_is_named(small, precision):
+    with pytest.raises(InputError, match="prompt must be bytes, got 'bad'"):
+        generate_batch(small, [b"good", "bad"], 3, precision)
+
+
 def test_generation_carries_the_state(small, precision):
     """Greedy bytes equal those found by reading everything again for each byte, as long as the memory has room."""
     small.max_context = 1000

@@ -18,6 +18,7 @@ from shalab.attention import AttentionHead
 from shalab.device import Precision
 from shalab.door import TRICKS, door, plain, stands_in_for
 from shalab.dropout import Dropout
+from shalab.errors import InputError
 from shalab.fast.masks import Masks
 from shalab.generate import generate_batch
 from shalab.laboratory.feedforward import FeedForward, with_feed_forward
@@ -231,6 +232,11 @@ def test_a_mistake_of_the_caller_is_not_the_tricks(doubled):
         with pytest.raises(TypeError):
             doubled(None)
         assert TRICKS["shift"].on and doubled(3) == 6
+
+
+def test_a_trick_that_does_not_exist_is_named_beside_those_that_do():
+    with pytest.raises(InputError, match="no trick is called shift; there are pooled masks, "), plain("shift"):
+        pass
 
 
 def test_the_equations_stay_readable_behind_the_door():
