@@ -24,6 +24,7 @@ TABLE = 1 << 20  # places per order in which the last position of a context is k
 LATEST = 32  # occurrences of a context that are looked at, the newest first; COMMON of those of one and two bytes
 COMMON = 256
 HISTORY = 1 << 24  # bytes of which it is known where their contexts occurred before, so that memory has a limit
+LR = 0.003  # of the mixture's weights
 PARTS = ("network", "counts", "network and long contexts")
 
 
@@ -101,8 +102,8 @@ class Mixer:
     n_bytes: of the text, all that will be predicted or only learned from
     """
 
-    def __init__(self, n_bytes: int, lr: float = 0.003):
-        self.contexts, self.lr = Contexts(n_bytes), lr
+    def __init__(self, n_bytes: int):
+        self.contexts = Contexts(n_bytes)
         self.weights = np.full((len(ORDERS) + 1, len(PARTS)), 1 / len(PARTS))
         self.seen_before: dict[tuple, tuple[float, float]] = {}
         self._last: dict[int, tuple[list[Found], np.ndarray, np.ndarray]] = {}
@@ -129,7 +130,7 @@ class Mixer:
                 hits, tries = self.seen_before.get(key, (0.5, 1.0))
                 hits, tries = hits + (byte in entry.symbols), tries + 1
                 self.seen_before[key] = (hits / 2, tries / 2) if tries > 400 else (hits, tries)
-        self.weights[len(found)] += self.lr * (parts[:, byte] - parts @ mixed)  # the gradient of ln p(byte)
+        self.weights[len(found)] += LR * (parts[:, byte] - parts @ mixed)  # the gradient of ln p(byte)
         self.contexts.add(place, byte, begin)
         return -parts[:, byte]
 

@@ -193,13 +193,7 @@ def plan(preset: Preset, n_train: int, cards: dict[str, Card]) -> list[Plan]:
 
 
 def planned(
-    preset: Preset,
-    n_train: int,
-    name: str,
-    memory_gb: float | None,
-    cost: Cost,
-    seconds: float,
-    watts: float | None,
+    preset: Preset, n_train: int, name: str, memory_gb: float | None, cost: Cost, seconds: float, watts: float | None
 ) -> Plan:
     """A run's plan from the cost and the seconds of an update."""
     if n_train // preset.train.batch_size < 2:
@@ -218,8 +212,8 @@ def planned(
     )
 
 
-def savings(model: ModelConfig, train: TrainConfig, device: DeviceCosts = GPU) -> dict[str, float]:
-    """What would lower an update's peak: option of `shalab train` -> GB saved, most first."""
+def savings(model: ModelConfig, train: TrainConfig) -> dict[str, float]:
+    """What would lower an update's peak on a card: option of `shalab train` -> GB saved, most first."""
     smaller = {
         f"--max-context {model.max_context // 2}": (replace(model, max_context=model.max_context // 2), train),
         "--checkpoint-blocks": (model, replace(train, checkpoint_blocks=True)),
@@ -227,6 +221,6 @@ def savings(model: ModelConfig, train: TrainConfig, device: DeviceCosts = GPU) -
     for name in ("batch_size", "bptt"):
         if half := getattr(train, name) // 2:
             smaller[f"--{name.replace('_', '-')} {half}"] = model, replace(train, **{name: half})
-    now = update_cost(model, train, device).peak_bytes
-    saved = {option: (now - update_cost(*changed, device).peak_bytes) / 1e9 for option, changed in smaller.items()}
+    now = update_cost(model, train).peak_bytes
+    saved = {option: (now - update_cost(*changed).peak_bytes) / 1e9 for option, changed in smaller.items()}
     return dict(sorted(saved.items(), key=lambda item: -item[1]))
