@@ -15,7 +15,7 @@ from shalab.corpus import SOURCES, Corpus, load_corpus
 from shalab.device import Precision, threads
 from shalab.errors import InputError
 from shalab.evaluate import evaluate, warmup_bytes
-from shalab.events import EndEvent, as_line, seconds_left
+from shalab.events import as_line, seconds_left
 from shalab.files import write_text
 from shalab.follow import Follower
 from shalab.generate import as_text, generate
@@ -33,9 +33,9 @@ SAMPLE_BYTES = 1000  # in sample.txt
 class Progress:
     """A run's events, or their lines in metrics.jsonl, as a progress bar with a line per evaluation."""
 
-    def __init__(self, step: int, total_steps: int | None, best_bpc: float | None):
+    def __init__(self, step: int = 0, total_steps: int | None = None, best_bpc: float = math.inf):
         self.smooth: float | None = None
-        self.valid = f"{best_bpc:.3f}" if best_bpc is not None and best_bpc < math.inf else "-"
+        self.valid = f"{best_bpc:.3f}" if best_bpc < math.inf else "-"
         # Without tqdm's own time left, which assumes the speed of the last seconds.
         bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
         self.bar = tqdm(total=total_steps, initial=step, bar_format=bar_format, disable=None)
@@ -91,16 +91,12 @@ def caution(corpus: Corpus) -> str:
     )
 
 
-def show_progress(run: Run) -> EndEvent:
+def show_progress(run: Run) -> None:
     """Trains to the end, or until it is stopped."""
-    ended = EndEvent(run.trainer.step, "stopped")
     progress = Progress(run.trainer.step, run.config.total_steps, run.trainer.best_bpc)
     with progress.bar:
         for event in run.events():
             progress.show(as_line(event))
-            if isinstance(event, EndEvent):
-                ended = event
-    return ended
 
 
 def _scoring_s(run: Run) -> float:
@@ -132,7 +128,7 @@ def watch(folder: str) -> None:
     if follower.process:
         process, machine = follower.process
         print(f"{folder}: process {process} on {machine}; Ctrl-C ends the watching, --stop the training")
-    progress, line = Progress(0, None, None), {}
+    progress, line = Progress(), {}
     with stop_on_interrupt(follower.stop), progress.bar:
         for line in follower.events():
             try:
