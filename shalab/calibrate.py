@@ -75,12 +75,9 @@ def seconds_per_update(preset: Preset, precision: Precision) -> float:
 def measure(preset: Preset, precision: Precision) -> dict[str, float] | None:
     """Seconds of an update = fixed + per_byte x window, and the share of the time in which this thread was computing.
 
-    None where not even one stream fits into MOST_GB and into half of the memory.
-
-    Draws from generators of its own; those of PyTorch are left as they were.
+    None where not even one stream fits into MOST_GB and into half of the memory. PyTorch's random state stays.
     """
-    memory = precision.memory_bytes()
-    room = min(1e9 * MOST_GB, memory / 2 if memory else math.inf)
+    room = min(1e9 * MOST_GB, (precision.memory_bytes() or math.inf) / 2)
     train = replace(preset.train, vary_bptt=False, log_every=1, lr=1e-6)  # noise must not make the weights infinite
     costs = CPU if precision.on_cpu else GPU
 

@@ -22,16 +22,11 @@ from shalab.model import SHARNN, State
 @dataclass(frozen=True)
 class Dynamic:
     """How a model goes on learning while it is evaluated (Krause et al. 2018, arXiv 1709.07432, with the
-    root mean square of the gradients for each weight).
+    root mean square of the gradients for each weight)."""
 
-    lr      step size, in units of a weight's update when its gradient is as large as usual
-    window  bytes that are charged before the weights learn from them
-    beta    of the moving average of squared gradients
-    """
-
-    lr: float = 2e-4
-    window: int = 16
-    beta: float = 0.999
+    lr: float = 2e-4  # step size, in units of a weight's update when its gradient is as large as usual
+    window: int = 16  # bytes that are charged before the weights learn from them
+    beta: float = 0.999  # of the moving average of squared gradients
 
     def __post_init__(self):
         refuse(wrong(AT_LEAST_0, lr=self.lr) + wrong(COUNT, window=self.window) + wrong(RATE, beta=self.beta))

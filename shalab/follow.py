@@ -75,9 +75,11 @@ class Follower(Background):
             yield from self.backlog()
             if owner is None and self._over():
                 if self._ended != "stopped" and not self.finished:
+                    said = _last_line(self.folder / CONSOLE)  # of a launched process
+                    why = f" ({said.removeprefix('shalab: ')})" if said.startswith("shalab: ") else ""
                     raise InputError(
-                        f"the process that trained in {self.folder} is gone{self._last_words()}: go on from the last "
-                        f"checkpoint with proceed(), the dashboard's continue or {to_resume(self.folder)}"
+                        f"the process that trained in {self.folder} is gone{why}: go on from the last checkpoint with "
+                        f"proceed(), the dashboard's continue or {to_resume(self.folder)}"
                     )
                 return
             state = StateEvent("paused" if owner and owner[2] == "paused" else "running")
@@ -128,11 +130,6 @@ class Follower(Background):
         here = machine == socket.gethostname()
         alive = Owner.is_held(self.folder) if here else time.monotonic() - self._sign_at < SILENCE_S
         return (process, machine, doing) if alive else None
-
-    def _last_words(self) -> str:
-        """What a launched process said of its end, if it could."""
-        said = _last_line(self.folder / CONSOLE)
-        return f" ({said.removeprefix('shalab: ')})" if said.startswith("shalab: ") else ""
 
     def _over(self) -> bool:
         """Whether nobody will come: between training and scoring a process owns nothing for a moment."""

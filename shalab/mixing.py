@@ -30,17 +30,12 @@ PARTS = ("network", "counts", "network and long contexts")
 
 @dataclass(frozen=True)
 class Found:
-    """What followed earlier occurrences of the last `ORDERS[place]` bytes.
-
-    symbols  (U,) the different bytes
-    counts   (U,) how often each came, half a count more for the newest
-    n        occurrences that were looked at
-    """
+    """What followed earlier occurrences of the last `ORDERS[place]` bytes."""
 
     place: int
-    symbols: np.ndarray
-    counts: np.ndarray
-    n: int
+    symbols: np.ndarray  # (U,) the different bytes
+    counts: np.ndarray  # (U,) how often each came, half a count more for the newest
+    n: int  # occurrences that were looked at
 
 
 class Contexts:

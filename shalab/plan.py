@@ -73,27 +73,19 @@ SHARE_OF_TFLOPS, SHARE_OF_BANDWIDTH = 0.5, 0.7
 
 @dataclass(frozen=True)
 class DeviceCosts:
-    """How many bytes a kind of device takes for what an update holds (see above).
+    """How many bytes a kind of device takes for what an update holds (see above)."""
 
-    parameter  between updates
-    update     in the optimizer's step, more per parameter: its gradient and what LAMB makes of it
-    block, boom, head, vocab, context, weights  per element of what is stored for the backward pass
-    operand    per element of a matrix product's operand
-    process    of a process that holds no model
-    memory_gets_gradients  whether attention computes gradients of the memory's rows, which are then thrown away
-    """
-
-    parameter: int
-    update: int
-    block: int
+    parameter: int  # between updates
+    update: int  # in the optimizer's step, more per parameter: its gradient and what LAMB makes of it
+    block: int  # this and the next five: per element of what is stored for the backward pass
     boom: int
     head: int
     vocab: int
     context: int
     weights: int
-    operand: int
-    process: float
-    memory_gets_gradients: bool
+    operand: int  # per element of a matrix product's operand
+    process: float  # of a process that holds no model
+    memory_gets_gradients: bool  # whether attention computes those of the memory's rows, which are then thrown away
 
 
 # In float32. oneDNN's LSTM alone keeps 62 bytes per element. LAMB takes all tensors together: their roots and updates.
@@ -162,21 +154,16 @@ def update_cost(model: ModelConfig, train: TrainConfig, device: DeviceCosts = GP
 
 @dataclass(frozen=True)
 class Plan:
-    """What training a preset costs on a card, without evaluations: by formulas and the vendor's figures, not measured.
-
-    memory_gb  of the card; None if it is not known
-    n_bytes    what a run of minutes reads; None for other runs
-    kwh        None if the power is not known
-    """
+    """What training a preset costs on a card, without evaluations: by formulas and the vendor's figures."""
 
     card: str
-    memory_gb: float | None
+    memory_gb: float | None  # of the card; None if it is not known
     peak_gb: float
     tflop_per_update: float
     kb_per_s: float
     hours: float
-    n_bytes: float | None
-    kwh: float | None
+    n_bytes: float | None  # that a run of minutes reads; None for other runs
+    kwh: float | None  # None if the power is not known
 
     @property
     def fits(self) -> bool:

@@ -20,6 +20,7 @@ from shalab.commands import Command, add_machine
 from shalab.corpus import STDIN
 from shalab.device import Precision
 from shalab.errors import InputError
+from shalab.events import as_line
 from shalab.fast.process import keep_freed_memory
 from shalab.model import ModelConfig
 from shalab.parallel import Team, lost
@@ -89,7 +90,7 @@ def train_command(options) -> int:
 
 def _train(options, team: Team) -> int:
     """The exit code: 0, or that of the signal that stopped the training."""
-    from shalab.terminal import announce, report, show_progress
+    from shalab.terminal import announce, report, show
 
     if options.change and not options.resume:
         raise InputError("--change goes with --resume: a new run has nothing to change")
@@ -101,7 +102,8 @@ def _train(options, team: Team) -> int:
     announce(run)
     with stop_on_interrupt(run.stop):
         try:
-            show_progress(run)
+            lines = map(as_line, run.events())
+            show(run.folder, lines, run.trainer.step, run.config.total_steps, run.trainer.best_bpc)
         except RuntimeError as error:
             if lost(error):
                 print(f"shalab: another process is gone ({error}); go on with --resume", file=sys.stderr)
