@@ -1,7 +1,6 @@
 """shalab eval: what bytes cost."""
 
 import math
-import os
 from pathlib import Path
 
 from shalab.checkpoint import best_model, load_checkpoint
@@ -34,7 +33,8 @@ def eval_command(options) -> None:
     if options.data:
         corpus = load_corpus(options.data)
     else:  # not other bytes, whose test split could contain some that it has learned
-        folder = Path(options.run) if os.path.isdir(options.run) else Path(options.run).parent
+        run = Path(options.run)
+        folder = run if run.is_dir() else run.parent
         corpus = corpus_of_run(content["config"]["data"], content["config"]["data_sha256"], folder)
     begin, end = corpus.bounds[options.split] if options.split != "all" else (0, len(corpus))
     splits, how = [options.split], f" over {end - begin:,} bytes"
