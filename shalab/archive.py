@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from shalab.device import Precision, to_host
-from shalab.dynamic import Dynamic, charge_and_differentiate, copy_that_learns
+from shalab.dynamic import Dynamic, Learner
 from shalab.errors import InputError
 from shalab.generate import decoder
 from shalab.mixing import Mixer
@@ -132,12 +132,11 @@ def _read_along(
     piece = math.ceil(n_bytes / n_streams)
     begins = range(0, n_bytes, piece)
     network = (_Learning if flags & LEARN else decoder)(model, [FIRST] * len(begins), precision)
-    mixer = Mixer(n_bytes) if flags & MIX else None
+    logits, mixer = network.logits, Mixer(n_bytes) if flags & MIX else None
     with tqdm(total=n_bytes, unit="B", unit_scale=True, desc=name, mininterval=1, leave=False) as bar:
         for step in range(piece):
             places = [place for begin in begins if (place := begin + step) < n_bytes]
-            logits = to_host(network.logits[: len(places)].float())
-            probabilities = logits.double().softmax(-1).numpy()  # (S, V)
+            probabilities = to_host(logits[: len(places)].float()).double().softmax(-1).numpy()  # (S, V)
             if mixer:
                 rows = zip(places, probabilities, begins, strict=False)
                 probabilities = np.stack([mixer.predict(*row) for row in rows])
@@ -148,42 +147,28 @@ def _read_along(
             if step + 1 < piece:
                 padded = np.zeros(len(begins), np.int64)  # the last stream may have ended before the others
                 padded[: len(symbols)] = symbols
-                network.logits = network.step(torch.from_numpy(padded))
+                logits = network.step(torch.from_numpy(padded))
             bar.update(len(places))
 
 
 class _Learning:
-    """As a `Decoder`, by a copy of the model that learns from every window after it was charged (`dynamic_charges`).
+    """As a `Decoder`, by a `Learner`, which predicts byte after byte and learns from every window once it is full."""
 
-    logits (S, V): of the bytes after those read
-    """
-
-    def __init__(self, model: SHARNN, prompts: list[bytes], precision: Precision, dynamic: Dynamic | None = None):
-        self.precision, self.dynamic = precision, dynamic or Dynamic()
-        self.model, self.optimizer = copy_that_learns(model, precision, self.dynamic)
-        self.optimizer.param_groups[0]["lr"] = self.dynamic.lr
-        self.before: State | None = None
-        self.window = [torch.tensor([prompt[-1] for prompt in prompts])]  # (S,) each
+    def __init__(self, model: SHARNN, prompts: list[bytes], precision: Precision):
+        self.learner, self.precision = Learner(model, precision, Dynamic()), precision
         self.state: State | None = None
-        self._predict()
+        self.window: list[Tensor] = []  # and the byte before it, (S,) each
+        self.logits = self.step(torch.tensor([prompt[-1] for prompt in prompts]))
 
     def step(self, ids: Tensor) -> Tensor:
-        """(S,) -> (S, V)"""
+        """The streams' next bytes (S,) -> logits of those after them (S, V)"""
         self.window.append(ids)
-        if len(self.window) > self.dynamic.window:
-            self._learn()
-        self._predict()
-        return self.logits
-
-    def _predict(self) -> None:
+        if len(self.window) > self.learner.dynamic.window:
+            self.learner.read(torch.stack(self.window))
+            self.state, self.window = self.learner.state, [ids]
         with self.precision.autocast():
-            logits, self.state = self.model(self.precision.place(self.window[-1][None]), self.state)
-        self.logits = logits[0]
-
-    def _learn(self) -> None:
-        _, self.state = charge_and_differentiate(self.model, torch.stack(self.window), self.before, self.precision)
-        self.optimizer.step()
-        self.before, self.window = self.state, self.window[-1:]
+            logits, self.state = self.learner.model(self.precision.place(ids[None]), self.state)
+        return logits[0]
 
 
 def _coding():

@@ -75,12 +75,9 @@ def seconds_per_update(preset: Preset, precision: Precision) -> float:
 def measure(preset: Preset, precision: Precision) -> dict[str, float] | None:
     """Seconds of an update = fixed + per_byte x window, and the share of the time in which this thread was computing.
 
-    None where not even one stream fits into MOST_GB and into half of the memory.
-
-    Draws from generators of its own; those of PyTorch are left as they were.
+    None where not even one stream fits into MOST_GB and into half of the memory. PyTorch's random state stays.
     """
-    memory = precision.memory_bytes()
-    room = min(1e9 * MOST_GB, memory / 2 if memory else math.inf)
+    room = min(1e9 * MOST_GB, (precision.memory_bytes() or math.inf) / 2)
     train = replace(preset.train, vary_bptt=False, log_every=1, lr=1e-6)  # noise must not make the weights infinite
     costs = CPU if precision.on_cpu else GPU
 
@@ -119,20 +116,18 @@ class _Timed:
         n_bytes = train.batch_size * (2 * (train.accumulate + 1) * train.bptt + 100)
         noise = np.random.default_rng(0).integers(0, preset.model.vocab_size, n_bytes, np.uint8)
         self.trainer = Trainer(SHARNN(preset.model), Corpus("noise", noise), train, precision, 10**9)
-        self.streams = self.trainer.windows.streams
+        model, shape = preset.model, (train.batch_size, preset.model.d_model)
+        hidden = precision.place(torch.zeros(1, *shape))
+        memory = precision.place(torch.randn(model.max_context, *shape))
+        layers = range(model.n_layers)
+        memories = tuple(memory if layer in model.attention_layers else None for layer in layers)
+        self.trainer.state = State(tuple((hidden, hidden) for _ in layers), memories)
 
     def update(self, bptt: int) -> float:
         """Seconds of one update."""
-        trainer, model = self.trainer, self.trainer.model.config
-        shape, place = (trainer.config.batch_size, model.d_model), trainer.precision.place
-        left = self.streams.n_positions - trainer.windows.cursor
-        if trainer.windows.bptt != bptt or left < (trainer.config.accumulate + 1) * bptt:
-            trainer.windows = Windows(self.streams, bptt, False, 0, place)
-            trainer.windows.cursor = 1  # at 0 an epoch begins, without memory
-            hidden, memory = place(torch.zeros(1, *shape)), place(torch.randn(model.max_context, *shape))
-            layers = range(model.n_layers)
-            memories = tuple(memory if layer in model.attention_layers else None for layer in layers)
-            trainer.state = State(tuple((hidden, hidden) for _ in layers), memories)
+        trainer = self.trainer
+        trainer.windows = Windows(trainer.windows.streams, bptt, False, 0, trainer.precision.place)
+        trainer.windows.cursor = 1  # at 0 an epoch begins, without memory
         began = time.perf_counter()
         trainer.update()
         return time.perf_counter() - began

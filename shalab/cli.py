@@ -27,26 +27,23 @@ def main(arguments: list[str] | None = None) -> int:
             code = options.command(options) or 0
         sys.stdout.flush()  # what cannot be written is told here, not when the interpreter has ended
         return code
-    except InputError as error:
-        print(f"shalab: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except NonFiniteError as error:
-        print(f"shalab: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("shalab: interrupted", file=sys.stderr)
-        return 130
-    except MemoryError:
-        print("shalab: memory is full: take smaller settings; a run's last checkpoint is kept", file=sys.stderr)
-        return 2
     except BrokenPipeError:
         sys.stdout = StringIO()  # else the interpreter would try once more
         return 141
+    except InputError as error:
+        code, said = 2, " ".join(str(error).split())
+    except NonFiniteError as error:
+        code, said = 1, str(error)
+    except KeyboardInterrupt:
+        code, said = 130, "interrupted"
+    except MemoryError:
+        code, said = 2, "memory is full: take smaller settings; a run's last checkpoint is kept"
     except OSError as error:  # a full disk behind standard output, or a name that is too long for one
-        print(f"shalab: cannot use {error.filename or 'standard output'} ({error.strerror or error})", file=sys.stderr)
+        code, said = 2, f"cannot use {error.filename or 'standard output'} ({error.strerror or error})"
         if not error.filename:
             sys.stdout = StringIO()
-        return 2
+    print(f"shalab: {said}", file=sys.stderr)
+    return code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,11 +52,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="shalab", description=description)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def command(
-        name: str, act: Callable, purpose: str, *parents: argparse.ArgumentParser, usage: str | None = None
-    ) -> argparse.ArgumentParser:
+    def command(name: str, act: Callable, purpose: str, **options) -> argparse.ArgumentParser:
         described = f"{purpose[0].upper()}{purpose[1:]}."
-        new = commands.add_parser(name, help=purpose, description=described, parents=parents, usage=usage)
+        new = commands.add_parser(name, help=purpose, description=described, **options)
         new.set_defaults(command=act)
         return new
 

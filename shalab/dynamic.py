@@ -22,41 +22,45 @@ from shalab.model import SHARNN, State
 @dataclass(frozen=True)
 class Dynamic:
     """How a model goes on learning while it is evaluated (Krause et al. 2018, arXiv 1709.07432, with the
-    root mean square of the gradients for each weight).
+    root mean square of the gradients for each weight)."""
 
-    lr      step size, in units of a weight's update when its gradient is as large as usual
-    window  bytes that are charged before the weights learn from them
-    beta    of the moving average of squared gradients
-    """
-
-    lr: float = 2e-4
-    window: int = 16
-    beta: float = 0.999
+    lr: float = 2e-4  # step size, in units of a weight's update when its gradient is as large as usual
+    window: int = 16  # bytes that are charged before the weights learn from them
+    beta: float = 0.999  # of the moving average of squared gradients
 
     def __post_init__(self):
         refuse(wrong(AT_LEAST_0, lr=self.lr) + wrong(COUNT, window=self.window) + wrong(FRACTION, beta=self.beta))
 
 
-def copy_that_learns(model: SHARNN, precision: Precision, dynamic: Dynamic) -> tuple[SHARNN, torch.optim.Adam]:
-    """A copy in evaluation mode, and its optimizer, whose rate is still 0."""
-    model = precision.place(copy.deepcopy(model).eval())
-    # Adam without momentum: gradient over root mean square, which its bias correction gets right from the start.
-    return model, torch.optim.Adam(model.parameters(), lr=0.0, betas=(0.0, dynamic.beta), eps=1e-6)
+class Learner:
+    """A copy of a model, in evaluation mode, that learns from every window after it was charged.
 
+    state: after the windows read so far
+    """
 
-def charge_and_differentiate(
-    model: SHARNN, ids: Tensor, state: State | None, precision: Precision
-) -> tuple[Tensor, State]:
-    """ids (T + 1, S) -> nats of all but the first (T, S), and the state; each weight has the gradient of their mean."""
-    ids = precision.place(ids)
-    model.zero_grad()
-    with torch.enable_grad():
-        with precision.autocast():
-            logits, state = model(ids[:-1], state)  # (T, S, V)
-        nats = F.cross_entropy(logits.flatten(0, 1).float(), ids[1:].flatten(), reduction="none")
-        with precision.switches():
-            nats.mean().backward()
-    return nats.detach().view(ids[1:].shape), state
+    def __init__(self, model: SHARNN, precision: Precision, dynamic: Dynamic):
+        self.precision, self.dynamic = precision, dynamic
+        self.model = precision.place(copy.deepcopy(model).eval())
+        # Adam without momentum: gradient over root mean square, which its bias correction gets right from the start.
+        self.optimizer = torch.optim.Adam(self.model.parameters(), dynamic.lr, betas=(0.0, dynamic.beta), eps=1e-6)
+        self.state: State | None = None
+
+    def read(self, ids: Tensor, learn: bool = True) -> Tensor:
+        """A window and the byte before it, ids (T + 1, S) -> nats of the window (T, S).
+
+        learn: False only shows how large each weight's gradients usually are.
+        """
+        ids = self.precision.place(ids)
+        self.model.zero_grad()
+        with torch.enable_grad():
+            with self.precision.autocast():
+                logits, self.state = self.model(ids[:-1], self.state)  # (T, S, V)
+            nats = F.cross_entropy(logits.flatten(0, 1).float(), ids[1:].flatten(), reduction="none")
+            with self.precision.switches():
+                nats.mean().backward()
+        self.optimizer.param_groups[0]["lr"] = self.dynamic.lr if learn else 0.0
+        self.optimizer.step()
+        return nats.detach().view(ids[1:].shape)
 
 
 def dynamic_charges(
@@ -68,24 +72,19 @@ def dynamic_charges(
     dynamic: Dynamic | None = None,
     context: int | None = None,
 ) -> Iterator[Tensor]:
-    """`charges` by a copy of the model that learns from every window after it was charged: float64 (T,) each.
+    """`charges` by a `Learner`: float64 (T,) each. The context before `begin` teaches nothing yet.
 
-    One stream and one pass, as a compressor reads: no byte's charge depends on a byte after it. Reading the
-    context teaches nothing yet; it shows how large each weight's gradients usually are. `model` stays as it is.
+    One stream and one pass, as a compressor reads: no byte's charge depends on a byte after it.
     """
     dynamic = dynamic or Dynamic()
     read = context_bytes(model, data, begin, end, context)
-    model, optimizer = copy_that_learns(model, precision, dynamic)
-    window = dynamic.window
+    learner, window = Learner(model, precision, dynamic), dynamic.window
     starts = [*range(begin - read, begin, window), *range(begin, end, window), end]
-    state = None
     for low, high in itertools.pairwise(starts):
         ids = torch.from_numpy(data[low - 1 : high].astype(np.int64))[:, None]  # (T + 1, 1)
-        nats, state = charge_and_differentiate(model, ids, state, precision)
+        nats = learner.read(ids, learn=low >= begin)
         if low >= begin:
             yield to_host(nats[:, 0]).double()
-            optimizer.param_groups[0]["lr"] = dynamic.lr
-        optimizer.step()
 
 
 def dynamic_evaluate(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shalab.checkpoint import NEWEST, check_finite, model_config, newest, save_checkpoint
 from shalab.corpus import SOURCES
-from shalab.errors import InputError
+from shalab.errors import AT_LEAST_0, InputError, refuse, wrong
 from shalab.events import read_metrics
 from shalab.files import as_json, write_json, write_text, writing
 from shalab.run_config import RunConfig, to_resume
@@ -23,12 +23,9 @@ def export(folder: Path, out: Path) -> None:
         raise InputError(f"{folder} holds no finished run: finish one with `{to_resume(folder)}`")
     own = RunConfig.read(folder)
     config = asdict(replace(own, data=own.data if own.data in SOURCES else Path(own.data).name))
+    result = read_result(folder)
     content, path = newest(folder)
     model_config(content, path)
-    try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder / 'result.json'} is damaged: make it again with --resume ({error})") from error
     best = {name: tensor.half() for name, tensor in content["best"].items()}
     check_finite(best, path)
     with writing(out):
@@ -45,3 +42,16 @@ def export(folder: Path, out: Path) -> None:
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
+
+
+def read_result(folder: Path) -> dict:
+    """The scores of a complete run, as its result.json has them."""
+    path = folder / "result.json"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        refuse(wrong(AT_LEAST_0, valid_bpc=result["valid_bpc"], test_bpc=result["test_bpc"]))
+        return result
+    except OSError as error:
+        raise InputError(f"{folder} has no scores yet ({error.strerror}): its run writes them at its end") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: make it again with {to_resume(folder)}") from error

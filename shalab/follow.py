@@ -1,7 +1,6 @@
 """Runs in a process of their own, which outlives the notebook or terminal that began them; followed by their folder."""
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -14,8 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from shalab.background import Background, StateEvent
-from shalab.errors import AT_LEAST_0, InputError, refuse, wrong
+from shalab.errors import InputError
 from shalab.events import parse_line
+from shalab.export import read_result
 from shalab.files import Owner, write_json, writing
 from shalab.presets import Budget, Preset, find_preset
 from shalab.run_config import to_resume
@@ -50,8 +50,7 @@ class Follower(Background):
     @property
     def process(self) -> tuple[int, str] | None:
         """Number and machine of the process that trains or scores now; None if there is none."""
-        owner = self._owner()
-        return owner[:2] if owner else None
+        return owner[:2] if (owner := self._owner()) else None
 
     def backlog(self) -> Iterator[dict]:
         """The lines of metrics.jsonl that were not read yet. A file that was replaced is read from its beginning."""
@@ -76,9 +75,11 @@ class Follower(Background):
             yield from self.backlog()
             if owner is None and self._over():
                 if self._ended != "stopped" and not self.finished:
+                    said = _last_line(self.folder / CONSOLE)  # of a launched process
+                    why = f" ({said.removeprefix('shalab: ')})" if said.startswith("shalab: ") else ""
                     raise InputError(
-                        f"the process that trained in {self.folder} is gone{self._last_words()}: go on from the last "
-                        f"checkpoint with proceed(), the dashboard's continue or {to_resume(self.folder)}"
+                        f"the process that trained in {self.folder} is gone{why}: go on from the last checkpoint with "
+                        f"proceed(), the dashboard's continue or {to_resume(self.folder)}"
                     )
                 return
             state = StateEvent("paused" if owner and owner[2] == "paused" else "running")
@@ -113,15 +114,7 @@ class Follower(Background):
 
     def result(self) -> dict:
         """The scores of the complete run, as result.json has them."""
-        path = self.folder / "result.json"
-        try:
-            scores = json.loads(path.read_text(encoding="utf-8"))
-            refuse(wrong(AT_LEAST_0, valid_bpc=scores["valid_bpc"], test_bpc=scores["test_bpc"]))
-            return scores
-        except OSError as error:
-            raise InputError(f"{self.folder} has no scores yet: they are written when the run is complete") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InputError(f"{path} is damaged: make it again with {to_resume(self.folder)}") from error
+        return read_result(self.folder)
 
     def _owner(self) -> tuple[int, str, str] | None:
         """Process number, machine and what it does. A dead process of this machine has lost its lock; one of another
@@ -138,22 +131,14 @@ class Follower(Background):
         alive = Owner.is_held(self.folder) if here else time.monotonic() - self._sign_at < SILENCE_S
         return (process, machine, doing) if alive else None
 
-    def _last_words(self) -> str:
-        """What a launched process said of its end, if it could."""
-        with contextlib.suppress(OSError):
-            console = (self.folder / CONSOLE).read_bytes()[-4000:].decode("utf-8", "replace").strip().splitlines()
-            if console and console[-1].startswith("shalab: "):
-                return f" ({console[-1].removeprefix('shalab: ')})"
-        return ""
-
     def _over(self) -> bool:
         """Whether nobody will come: between training and scoring a process owns nothing for a moment."""
-        if self._ended == "stopped" or (self._ended == "finished" and self.finished):
-            return True
         until = time.monotonic() + 10 * LOOK_S
         while time.monotonic() < until and not self.stop.is_set():
-            if self._owner() or (self._ended == "finished" and self.finished):
-                return self.finished
+            if self._ended == "stopped" or (self._ended == "finished" and self.finished):
+                return True
+            if self._owner():
+                return False
             self.stop.wait(LOOK_S / 5)
         return True
 
@@ -197,8 +182,8 @@ def _start(folder: Path, *options: str) -> Follower:
     with writing(folder):
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        began = (folder / CONSOLE).stat().st_size if (folder / CONSOLE).exists() else 0
         with (folder / CONSOLE).open("ab") as console:
+            began = console.tell()
             command = [sys.executable, "-m", "shalab", "train", "--out", str(folder), *options]
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, creationflags=_FLAGS,
@@ -215,9 +200,17 @@ def _start(folder: Path, *options: str) -> Follower:
     if process.poll() == 0:  # it was over so soon
         return Follower(folder)
     process.kill()
-    said = (folder / CONSOLE).read_bytes()[began:].decode("utf-8", "replace").strip().splitlines()
+    said = _last_line(folder / CONSOLE, began) or "its process said nothing"
     if made:
         with contextlib.suppress(OSError):
             (folder / CONSOLE).unlink()
             folder.rmdir()
-    raise InputError(f"the run did not begin: {said[-1] if said else 'its process said nothing'}")
+    raise InputError(f"the run did not begin: {said}")
+
+
+def _last_line(path: Path, begin: int = 0) -> str:
+    """Of a text file from the byte `begin` on; empty if there is none."""
+    with contextlib.suppress(OSError):
+        if lines := path.read_bytes()[begin:].decode("utf-8", "replace").strip().splitlines():
+            return lines[-1]
+    return ""

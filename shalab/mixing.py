@@ -24,22 +24,18 @@ TABLE = 1 << 20  # places per order in which the last position of a context is k
 LATEST = 32  # occurrences of a context that are looked at, the newest first; COMMON of those of one and two bytes
 COMMON = 256
 HISTORY = 1 << 24  # bytes of which it is known where their contexts occurred before, so that memory has a limit
+LR = 0.003  # of the mixture's weights
 PARTS = ("network", "counts", "network and long contexts")
 
 
 @dataclass(frozen=True)
 class Found:
-    """What followed earlier occurrences of the last `ORDERS[place]` bytes.
-
-    symbols  (U,) the different bytes
-    counts   (U,) how often each came, half a count more for the newest
-    n        occurrences that were looked at
-    """
+    """What followed earlier occurrences of the last `ORDERS[place]` bytes."""
 
     place: int
-    symbols: np.ndarray
-    counts: np.ndarray
-    n: int
+    symbols: np.ndarray  # (U,) the different bytes
+    counts: np.ndarray  # (U,) how often each came, half a count more for the newest
+    n: int  # occurrences that were looked at
 
 
 class Contexts:
@@ -101,8 +97,8 @@ class Mixer:
     n_bytes: of the text, all that will be predicted or only learned from
     """
 
-    def __init__(self, n_bytes: int, lr: float = 0.003):
-        self.contexts, self.lr = Contexts(n_bytes), lr
+    def __init__(self, n_bytes: int):
+        self.contexts = Contexts(n_bytes)
         self.weights = np.full((len(ORDERS) + 1, len(PARTS)), 1 / len(PARTS))
         self.seen_before: dict[tuple, tuple[float, float]] = {}
         self._last: dict[int, tuple[list[Found], np.ndarray, np.ndarray]] = {}
@@ -129,7 +125,7 @@ class Mixer:
                 hits, tries = self.seen_before.get(key, (0.5, 1.0))
                 hits, tries = hits + (byte in entry.symbols), tries + 1
                 self.seen_before[key] = (hits / 2, tries / 2) if tries > 400 else (hits, tries)
-        self.weights[len(found)] += self.lr * (parts[:, byte] - parts @ mixed)  # the gradient of ln p(byte)
+        self.weights[len(found)] += LR * (parts[:, byte] - parts @ mixed)  # the gradient of ln p(byte)
         self.contexts.add(place, byte, begin)
         return -parts[:, byte]
 

@@ -73,27 +73,19 @@ SHARE_OF_TFLOPS, SHARE_OF_BANDWIDTH = 0.5, 0.7
 
 @dataclass(frozen=True)
 class DeviceCosts:
-    """How many bytes a kind of device takes for what an update holds (see above).
+    """How many bytes a kind of device takes for what an update holds (see above)."""
 
-    parameter  between updates
-    update     in the optimizer's step, more per parameter: its gradient and what LAMB makes of it
-    block, boom, head, vocab, context, weights  per element of what is stored for the backward pass
-    operand    per element of a matrix product's operand
-    process    of a process that holds no model
-    memory_gets_gradients  whether attention computes gradients of the memory's rows, which are then thrown away
-    """
-
-    parameter: int
-    update: int
-    block: int
+    parameter: int  # between updates
+    update: int  # in the optimizer's step, more per parameter: its gradient and what LAMB makes of it
+    block: int  # this and the next five: per element of what is stored for the backward pass
     boom: int
     head: int
     vocab: int
     context: int
     weights: int
-    operand: int
-    process: float
-    memory_gets_gradients: bool
+    operand: int  # per element of a matrix product's operand
+    process: float  # of a process that holds no model
+    memory_gets_gradients: bool  # whether attention computes those of the memory's rows, which are then thrown away
 
 
 # In float32. oneDNN's LSTM alone keeps 62 bytes per element. LAMB takes all tensors together: their roots and updates.
@@ -162,21 +154,16 @@ def update_cost(model: ModelConfig, train: TrainConfig, device: DeviceCosts = GP
 
 @dataclass(frozen=True)
 class Plan:
-    """What training a preset costs on a card, without evaluations: by formulas and the vendor's figures, not measured.
-
-    memory_gb  of the card; None if it is not known
-    n_bytes    what a run of minutes reads; None for other runs
-    kwh        None if the power is not known
-    """
+    """What training a preset costs on a card, without evaluations: by formulas and the vendor's figures."""
 
     card: str
-    memory_gb: float | None
+    memory_gb: float | None  # of the card; None if it is not known
     peak_gb: float
     tflop_per_update: float
     kb_per_s: float
     hours: float
-    n_bytes: float | None
-    kwh: float | None
+    n_bytes: float | None  # that a run of minutes reads; None for other runs
+    kwh: float | None  # None if the power is not known
 
     @property
     def fits(self) -> bool:
@@ -193,13 +180,7 @@ def plan(preset: Preset, n_train: int, cards: dict[str, Card]) -> list[Plan]:
 
 
 def planned(
-    preset: Preset,
-    n_train: int,
-    name: str,
-    memory_gb: float | None,
-    cost: Cost,
-    seconds: float,
-    watts: float | None,
+    preset: Preset, n_train: int, name: str, memory_gb: float | None, cost: Cost, seconds: float, watts: float | None
 ) -> Plan:
     """A run's plan from the cost and the seconds of an update."""
     if n_train // preset.train.batch_size < 2:
@@ -218,8 +199,8 @@ def planned(
     )
 
 
-def savings(model: ModelConfig, train: TrainConfig, device: DeviceCosts = GPU) -> dict[str, float]:
-    """What would lower an update's peak: option of `shalab train` -> GB saved, most first."""
+def savings(model: ModelConfig, train: TrainConfig) -> dict[str, float]:
+    """What would lower an update's peak on a card: option of `shalab train` -> GB saved, most first."""
     smaller = {
         f"--max-context {model.max_context // 2}": (replace(model, max_context=model.max_context // 2), train),
         "--checkpoint-blocks": (model, replace(train, checkpoint_blocks=True)),
@@ -227,6 +208,6 @@ def savings(model: ModelConfig, train: TrainConfig, device: DeviceCosts = GPU) -
     for name in ("batch_size", "bptt"):
         if half := getattr(train, name) // 2:
             smaller[f"--{name.replace('_', '-')} {half}"] = model, replace(train, **{name: half})
-    now = update_cost(model, train, device).peak_bytes
-    saved = {option: (now - update_cost(*changed, device).peak_bytes) / 1e9 for option, changed in smaller.items()}
+    now = update_cost(model, train).peak_bytes
+    saved = {option: (now - update_cost(*changed).peak_bytes) / 1e9 for option, changed in smaller.items()}
     return dict(sorted(saved.items(), key=lambda item: -item[1]))

@@ -1,8 +1,8 @@
 """A trained model for other programs: ONNX, which many runtimes compute, and safetensors, which many libraries read.
 
 ONNX holds one step of one text, as the model writes. Whoever runs it hands the outputs back as the next inputs, from
-zeros and an empty memory on, as `OnnxReader` does with onnxruntime. The graph is built node by node: the equations of
-lstm.py, attention.py and boom.py for a window of one byte, with every static vector in place.
+zeros and an empty memory on, as laboratory/portable.py does with onnxruntime. The graph is built node by node: the
+equations of lstm.py, attention.py and boom.py for a window of one byte, with every static vector in place.
 
     byte        (1,) int64         logits            (V,)
     h, c        (L, D) each        next_h, next_c    (L, D) each
@@ -48,19 +48,16 @@ def onnx_step(model: SHARNN):
     """The model's step as an `onnx.ModelProto`."""
     onnx = _package("onnx")
     model, graph = copy.deepcopy(model).eval().collapse(), _Graph(onnx)
-    config = model.config
-    n_layers, d_model = config.n_layers, config.d_model
-    inputs: dict[str, tuple[str, list]] = {
-        "byte": ("INT64", [1]),
-        "h": ("FLOAT", [n_layers, d_model]),
-        "c": ("FLOAT", [n_layers, d_model]),
-    }
-    outputs: dict[str, tuple[str, list]] = {
-        "logits": ("FLOAT", [config.vocab_size]),
-        "next_h": inputs["h"],
-        "next_c": inputs["c"],
-    }
-    x = graph("Gather", graph.weight(model.embedding.weight), "byte")  # (1, D)
+    n_layers, d_model = model.config.n_layers, model.config.d_model
+
+    def floats(name: str, *shape: int | str):
+        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+
+    inputs = [onnx.helper.make_tensor_value_info("byte", onnx.TensorProto.INT64, [1])]
+    inputs += [floats(state, n_layers, d_model) for state in ("h", "c")]
+    outputs = [floats("logits", model.config.vocab_size)]
+    outputs += [floats(state, n_layers, d_model) for state in ("next_h", "next_c")]
+    x = graph("Gather", graph.constant(model.embedding.weight), "byte")  # (1, D)
     before = [_split(graph, state, n_layers, axis=0) for state in ("h", "c")]
     after = []
     for layer, (block, h, c) in enumerate(zip(model.blocks, *before, strict=True)):
@@ -68,20 +65,13 @@ def onnx_step(model: SHARNN):
         x, h, c = _block(graph, block, x, h, c, memory, model.max_context)
         after.append((h, c))
         if memory:
-            inputs[memory] = "FLOAT", ["bytes", d_model]
-            outputs[f"next_{memory}"] = "FLOAT", ["bytes after", d_model]
+            inputs.append(floats(memory, "bytes", d_model))
+            outputs.append(floats(f"next_{memory}", "bytes after", d_model))
     for state, parts in zip(("next_h", "next_c"), zip(*after, strict=True), strict=True):
         graph("Concat", *parts, axis=0, out=state)
     logits = _linear(graph, model.decoder, x)
-    graph("Squeeze", logits, graph.numbers([0]), out="logits")
-    described = [
-        [
-            onnx.helper.make_tensor_value_info(name, getattr(onnx.TensorProto, kind), shape)
-            for name, (kind, shape) in of.items()
-        ]
-        for of in (inputs, outputs)
-    ]
-    step = onnx.helper.make_graph(graph.nodes, "one byte of a SHA-RNN", *described, graph.initializers)
+    graph("Squeeze", logits, graph.constant([0]), out="logits")
+    step = onnx.helper.make_graph(graph.nodes, "one byte of a SHA-RNN", inputs, outputs, graph.initializers)
     opset = onnx.helper.make_opsetid("", OPSET)
     made = onnx.helper.make_model(step, opset_imports=[opset], ir_version=IR, producer_name="shalab")
     onnx.checker.check_model(made)
@@ -99,15 +89,10 @@ class _Graph:
         self.nodes.append(self.onnx.helper.make_node(operator, list(inputs), names, **attributes))
         return names[0]
 
-    def weight(self, value: Tensor) -> str:
-        return self._constant(value.detach().float().contiguous().numpy())
-
-    def numbers(self, values: list[int]) -> str:
-        return self._constant(np.array(values, np.int64))
-
-    def _constant(self, value: np.ndarray) -> str:
+    def constant(self, value: Tensor | list[int]) -> str:
         name = f"constant_{len(self.initializers)}"
-        self.initializers.append(self.onnx.numpy_helper.from_array(value, name))
+        content = np.array(value, np.int64) if isinstance(value, list) else value.detach().float().numpy()
+        self.initializers.append(self.onnx.numpy_helper.from_array(content, name))
         return name
 
 
@@ -118,12 +103,12 @@ def _split(graph: _Graph, x: str, n: int, axis: int) -> list[str]:
 
 
 def _linear(graph: _Graph, linear: nn.Linear, x: str) -> str:
-    return graph("Gemm", x, graph.weight(linear.weight), graph.weight(linear.bias), transB=1)
+    return graph("Gemm", x, graph.constant(linear.weight), graph.constant(linear.bias), transB=1)
 
 
 def _norm(graph: _Graph, norm: nn.LayerNorm, x: str, times: Tensor | float = 1.0) -> str:
     """times: of a gate that follows it, (D,)"""
-    weight, bias = graph.weight(norm.weight * times), graph.weight(norm.bias * times)
+    weight, bias = graph.constant(norm.weight * times), graph.constant(norm.bias * times)
     return graph("LayerNormalization", x, weight, bias, epsilon=norm.eps)
 
 
@@ -138,14 +123,14 @@ def _block(
         x = graph("Add", x, _read(graph, block.attention, x, row, memory, max_context))
     base, x = _norm(graph, block.norm_ff, x), _norm(graph, block.norm_boom, x)
     wide = _linear(graph, block.boom.widen, x)  # (1, H)
-    wide = graph("Mul", wide, graph("Sigmoid", graph("Mul", wide, graph.weight(torch.tensor(1.702)))))
-    chunks = graph("Reshape", wide, graph.numbers([-1, block.lstm.hidden_size]))  # (H / D, D)
-    return graph("Add", base, graph("ReduceSum", chunks, graph.numbers([0]), keepdims=1)), h, c
+    wide = graph("Mul", wide, graph("Sigmoid", graph("Mul", wide, graph.constant(torch.tensor(1.702)))))
+    chunks = graph("Reshape", wide, graph.constant([-1, block.lstm.hidden_size]))  # (H / D, D)
+    return graph("Add", base, graph("ReduceSum", chunks, graph.constant([0]), keepdims=1)), h, c
 
 
 def _lstm(graph: _Graph, lstm: nn.LSTM, x: str, h: str, c: str) -> tuple[str, str]:
     of_x, of_h, bias_x, bias_h = (parameter.detach() for parameter in lstm.parameters())
-    weight, bias = graph.weight(torch.cat([of_x, of_h], 1)), graph.weight(bias_x + bias_h)  # (4D, 2D), (4D,)
+    weight, bias = graph.constant(torch.cat([of_x, of_h], 1)), graph.constant(bias_x + bias_h)  # (4D, 2D), (4D,)
     gates = _split(graph, graph("Gemm", graph("Concat", x, h, axis=1), weight, bias, transB=1), 4, axis=1)
     i, f, g, o = (
         graph(kind, gate) for kind, gate in zip(("Sigmoid", "Sigmoid", "Tanh", "Sigmoid"), gates, strict=True)
@@ -160,41 +145,13 @@ def _read(graph: _Graph, head, x: str, row: str, memory: str, max_context: int) 
     scale = math.sqrt(len(gates) / head.n_heads)
     query = _norm(graph, head.norm_query, _linear(graph, head.query, x), gates / scale)
     rows = graph("Concat", memory, row, axis=0)
-    first, last = graph.numbers([-max(1, max_context)]), graph.numbers([2**62])
-    rows = graph("Slice", rows, first, last, graph.numbers([0]), out=f"next_{memory}")  # (M + 1, D)
+    first, last = graph.constant([-max(1, max_context)]), graph.constant([2**62])
+    rows = graph("Slice", rows, first, last, graph.constant([0]), out=f"next_{memory}")  # (M + 1, D)
     reads = []
     for q, context in zip(*(_split(graph, y, head.n_heads, axis=1) for y in (query, rows)), strict=True):
         weights = graph("Softmax", graph("Gemm", q, context, transB=1), axis=-1)  # (1, M + 1)
         reads.append(graph("MatMul", weights, context))  # (1, D / N)
-    return graph("Mul", graph("Concat", *reads, axis=1), graph.weight(head.value_gate()))
-
-
-class OnnxReader:
-    """Reads a text byte by byte with onnxruntime, from its beginning, by a file of `export_onnx`.
-
-    >>> reader = OnnxReader("model.onnx")  # doctest: +SKIP
-    >>> logits = reader.step(ord("T"))  # of the next byte, (V,) float32  # doctest: +SKIP
-    """
-
-    def __init__(self, path: Path, threads: int = 1):
-        runtime = _package("onnxruntime")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
-        with reading(path):
-            content = Path(path).read_bytes()
-        try:
-            self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-            shapes = {x.name: [n if isinstance(n, int) else 0 for n in x.shape] for x in self._session.get_inputs()}
-            self._state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if name != "byte"}
-        except Exception as error:  # onnxruntime's own kinds, one for each way in which a file can be wrong
-            raise InputError(f"{path} is no model in ONNX that onnxruntime can read ({error})") from None
-
-    def step(self, byte: int) -> np.ndarray:
-        """The next byte of the text -> logits of the one after it, (V,)"""
-        names = ["logits", *(f"next_{name}" for name in self._state)]
-        logits, *state = self._session.run(names, {"byte": np.array([byte]), **self._state})
-        self._state = dict(zip(self._state, state, strict=True))
-        return logits
+    return graph("Mul", graph("Concat", *reads, axis=1), graph.constant(head.value_gate()))
 
 
 def export_safetensors(run: Path, out: Path) -> None:

@@ -2,8 +2,10 @@
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -15,7 +17,7 @@ from shalab.corpus import SOURCES, Corpus, load_corpus
 from shalab.device import Precision, threads
 from shalab.errors import InputError
 from shalab.evaluate import evaluate, warmup_bytes
-from shalab.events import EndEvent, as_line, seconds_left
+from shalab.events import seconds_left
 from shalab.files import write_text
 from shalab.follow import Follower
 from shalab.generate import as_text, generate
@@ -28,37 +30,6 @@ from shalab.run_config import to_resume
 # bytes, as much as xz and PPMd differ; over 1,000 bytes they vary by 0.40.
 FEW_BYTES = 10_000
 SAMPLE_BYTES = 1000  # in sample.txt
-
-
-class Progress:
-    """A run's events, or their lines in metrics.jsonl, as a progress bar with a line per evaluation."""
-
-    def __init__(self, step: int, total_steps: int | None, best_bpc: float | None):
-        self.smooth: float | None = None
-        self.valid = f"{best_bpc:.3f}" if best_bpc is not None and best_bpc < math.inf else "-"
-        # Without tqdm's own time left, which assumes the speed of the last seconds.
-        bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
-        self.bar = tqdm(total=total_steps, initial=step, bar_format=bar_format, disable=None)
-
-    def show(self, line: dict) -> None:
-        bar = self.bar
-        match line["event"]:
-            case "step":
-                bpc = line["bpc"] or math.nan
-                self.smooth = bpc if self.smooth is None else 0.95 * self.smooth + 0.05 * bpc
-                bar.total = line["total_steps"]
-                bar.update(line["step"] - bar.n)
-                speed = line["n_bytes"] / line["elapsed_s"] / 1e3
-                left = bar.format_interval(seconds_left(line))
-                bar.set_postfix_str(
-                    f"train {self.smooth:.3f} valid {self.valid} bpc, {speed:.1f} kB/s, {left} left", refresh=False
-                )
-            case "eval":
-                self.valid = f"{line['valid_bpc']:.3f}"
-                bar.write(
-                    f"step {line['step']:,}: {line['n_bytes'] / 1e6:.2f} MB read in {line['elapsed_s']:.0f} s, "
-                    f"train {self.smooth or math.nan:.3f}, valid {self.valid} bpc{' (best)' if line['best'] else ''}"
-                )
 
 
 def announce(run: Run) -> None:
@@ -91,16 +62,35 @@ def caution(corpus: Corpus) -> str:
     )
 
 
-def show_progress(run: Run) -> EndEvent:
-    """Trains to the end, or until it is stopped."""
-    ended = EndEvent(run.trainer.step, "stopped")
-    progress = Progress(run.trainer.step, run.config.total_steps, run.trainer.best_bpc)
-    with progress.bar:
-        for event in run.events():
-            progress.show(as_line(event))
-            if isinstance(event, EndEvent):
-                ended = event
-    return ended
+def show(
+    folder: str | Path, lines: Iterable[dict], step: int = 0, total: int | None = None, best_bpc: float = math.inf
+) -> dict:
+    """Lines of a run's metrics.jsonl as a progress bar, with a sentence per evaluation; returns the last line."""
+    line: dict = {}
+    smooth: float | None = None
+    valid = f"{best_bpc:.3f}" if best_bpc < math.inf else "-"
+    # Without tqdm's own time left, which assumes the speed of the last seconds.
+    bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+    with tqdm(total=total, initial=step, bar_format=bar_format, disable=None) as bar:
+        for line in lines:
+            try:
+                if line["event"] == "step":
+                    bpc = line["bpc"] or math.nan
+                    smooth = bpc if smooth is None else 0.95 * smooth + 0.05 * bpc
+                    bar.total = line["total_steps"]
+                    bar.update(line["step"] - bar.n)
+                    speed, left = line["n_bytes"] / line["elapsed_s"] / 1e3, bar.format_interval(seconds_left(line))
+                    state = f"train {smooth:.3f} valid {valid} bpc, {speed:.1f} kB/s, {left} left"
+                    bar.set_postfix_str(state, refresh=False)
+                elif line["event"] == "eval":
+                    valid = f"{line['valid_bpc']:.3f}"
+                    bar.write(
+                        f"step {line['step']:,}: {line['n_bytes'] / 1e6:.2f} MB read in {line['elapsed_s']:.0f} s, "
+                        f"train {smooth or math.nan:.3f}, valid {valid} bpc{' (best)' if line['best'] else ''}"
+                    )
+            except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+                raise InputError(f"{folder} holds a line that no run writes: {str(line)[:80]}") from error
+    return line
 
 
 def _scoring_s(run: Run) -> float:
@@ -132,13 +122,8 @@ def watch(folder: str) -> None:
     if follower.process:
         process, machine = follower.process
         print(f"{folder}: process {process} on {machine}; Ctrl-C ends the watching, --stop the training")
-    progress, line = Progress(0, None, None), {}
-    with stop_on_interrupt(follower.stop), progress.bar:
-        for line in follower.events():
-            try:
-                progress.show(line)
-            except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-                raise InputError(f"{folder} holds a line that no run writes: {str(line)[:80]}") from error
+    with stop_on_interrupt(follower.stop):
+        line = show(folder, follower.events())
     if line.get("reason") == "stopped":
         print(f"stopped at step {line['step']:,}; go on with: {to_resume(folder)}")
     if follower.finished:
@@ -153,12 +138,10 @@ def report(run: Run, result: dict) -> None:
     seen = "; ".join(f"{name}: {compressor.seen}" for name, compressor in COMPRESSORS.items())
     print(f"comparing with compressors, given as much of the bytes before as they can use ({seen}) ...", flush=True)
     rivals = baselines(run.corpus.data, run.corpus.bounds) | archivers(run.corpus)
-    rows = [(name, *scores) for name, scores in rivals.items()]
-    rows.append((f"this model, {result['n_parameters']:,} parameters", result["valid_bpc"], result["test_bpc"]))
-    rows.sort(key=lambda row: -row[2])
+    own = {f"this model, {result['n_parameters']:,} parameters": (result["valid_bpc"], result["test_bpc"])}
     lines = [f"{'bits per byte':<56}{'valid':>9}{'test':>9}"]
     digits = {name: 2 for name, compressor in COMPRESSORS.items() if compressor.blocks}  # its cut moves the third
-    for name, *scores in rows:
+    for name, scores in sorted((rivals | own).items(), key=lambda row: -row[1][1]):
         lines.append(f"{name:<56}" + "".join(f"{score:>9.{digits.get(name, 3)}f}" for score in scores))
     lines += ["a compressor keeps learning while it is tested; this model does so with `shalab eval RUN --dynamic`"]
     lines += ["full-size results on enwik8, as published"]

@@ -18,7 +18,8 @@ from shalab.evaluate import evaluate
 
 pytest.importorskip("onnxruntime")
 from shalab.laboratory import portable as laboratory  # noqa: E402
-from shalab.portable import OnnxReader, export_onnx, export_safetensors, onnx_step  # noqa: E402
+from shalab.laboratory.portable import OnnxReader  # noqa: E402
+from shalab.portable import export_onnx, export_safetensors, onnx_step  # noqa: E402
 
 MODEL = assets_dir() / "model"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shalab.bundled import assets_dir
 from shalab.checkpoint import load_model
-from shalab.commands import Command, machine
+from shalab.commands import Command, add_machine
 from shalab.device import Precision
 from shalab.errors import InputError
 from shalab.files import reading, replacing
@@ -14,29 +14,23 @@ from shalab.model import SHARNN
 
 
 def define(command: Command) -> None:
-    packing = argparse.ArgumentParser(add_help=False)
-    packing.add_argument(
-        "--model", metavar="RUN", help="whose predictions to use (default: the course's trained model)"
-    )
+    pack = command("compress", compress_command, "pack a file by a model's predictions")
+    unpack = command("decompress", decompress_command, "unpack an archive")
+    for parser in (pack, unpack):
+        whose = "whose predictions to use (default: the course's trained model)"
+        parser.add_argument("--model", metavar="RUN", help=whose)
+        add_machine(parser)
 
-    add = command("compress", compress_command, "pack a file by a model's predictions", packing, machine()).add_argument
+    add = pack.add_argument
     add("file", help="what to pack, text or not")
     add("archive", help="a new file; the same model unpacks it, on a machine like this one")
-    add(
-        "--streams",
-        type=int,
-        metavar="S",
-        help="pieces packed side by side (default: one per 100,000 bytes, at most 64)",
-    )
-    add(
-        "--mix",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="mix in counts of long contexts (default: yes)",
-    )
+    pieces = "pieces packed side by side (default: one per 100,000 bytes, at most 64)"
+    add("--streams", type=int, metavar="S", help=pieces)
+    yes_or_no = argparse.BooleanOptionalAction
+    add("--mix", action=yes_or_no, default=True, help="mix in counts of long contexts (default: yes)")
     add("--learn", action="store_true", help="keep training on what has been read: a smaller archive, and far slower")
 
-    add = command("decompress", decompress_command, "unpack an archive", packing, machine()).add_argument
+    add = unpack.add_argument
     add("archive", help="what `shalab compress` wrote")
     add("file", help="a new file")
 

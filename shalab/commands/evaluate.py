@@ -1,11 +1,10 @@
 """shalab eval: what bytes cost."""
 
 import math
-import os
 from pathlib import Path
 
 from shalab.checkpoint import best_model, load_checkpoint
-from shalab.commands import Command, machine, prepared, trained
+from shalab.commands import Command, add_machine, add_trained, prepared
 from shalab.corpus import SPLITS, corpus_of_run, load_corpus
 from shalab.device import Precision
 from shalab.errors import InputError
@@ -13,16 +12,15 @@ from shalab.evaluate import evaluate
 
 
 def define(command: Command) -> None:
-    add = command("eval", eval_command, "score a split or a file, in bits per byte", trained(), machine()).add_argument
+    scoring = command("eval", eval_command, "score a split or a file, in bits per byte")
+    add_trained(scoring)
+    add_machine(scoring)
+    add = scoring.add_argument
     add("--data", metavar="NAME_OR_PATH", help="corpus, file, folder, or - (default: what it was trained on)")
     add("--split", choices=(*SPLITS, "all"), default="test", help="what to score (default: test)")
     add("--window", type=int, default=1024, metavar="T", help="bytes per step (default: 1024)")
-    add(
-        "--context",
-        type=int,
-        metavar="N",
-        help="bytes to read before what is scored (default: 16384, or twice the memory)",
-    )
+    before = "bytes to read before what is scored (default: 16384, or twice the memory)"
+    add("--context", type=int, metavar="N", help=before)
     add("--streams", type=int, default=1, metavar="S", help="read it in S pieces side by side (default: 1)")
     add("--dynamic", action="store_true", help="learn from each byte after it is charged; valid is read before test")
     add("--mix", action="store_true", help="mix with counts of long contexts in all the text before; in one stream")
@@ -35,10 +33,12 @@ def eval_command(options) -> None:
     if options.data:
         corpus = load_corpus(options.data)
     else:  # not other bytes, whose test split could contain some that it has learned
-        folder = Path(options.run) if os.path.isdir(options.run) else Path(options.run).parent
+        run = Path(options.run)
+        folder = run if run.is_dir() else run.parent
         corpus = corpus_of_run(content["config"]["data"], content["config"]["data_sha256"], folder)
     begin, end = corpus.bounds[options.split] if options.split != "all" else (0, len(corpus))
     splits, how = [options.split], f" over {end - begin:,} bytes"
+    reading = {"window": options.window, "context": options.context}
     if (options.dynamic or options.mix) and options.streams != 1:
         raise InputError("--dynamic and --mix read in one stream: leave out --streams")
     if options.dynamic:
@@ -53,13 +53,11 @@ def eval_command(options) -> None:
     elif options.mix:
         from shalab.mixing import PARTS, mixed_evaluate
 
-        how_to_read = {"window": options.window, "context": options.context}
-        score, parts = mixed_evaluate(model, corpus.data, begin, end, precision, **how_to_read)
+        score, parts = mixed_evaluate(model, corpus.data, begin, end, precision, **reading)
         scores = [score]
         how += "; " + ", ".join(f"{part} alone {bpc:.3f}" for part, bpc in zip(PARTS, parts, strict=True))
     else:
-        how_to_read = {"window": options.window, "n_streams": options.streams, "context": options.context}
-        scores = [evaluate(model, corpus.data, begin, end, precision, **how_to_read)]
+        scores = [evaluate(model, corpus.data, begin, end, precision, n_streams=options.streams, **reading)]
     if not all(map(math.isfinite, scores)):
         raise InputError(f"the weights of {options.run} give no finite score")
     for split, bpc in zip(splits, scores, strict=True):

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from shalab.checkpoint import load_model
-from shalab.commands import Command, machine, prepared, trained
+from shalab.commands import Command, add_machine, add_trained, prepared
 from shalab.corpus import STDIN, standard_input
 from shalab.device import Precision
 from shalab.files import reading
@@ -12,7 +12,9 @@ from shalab.generate import as_text, generate
 
 
 def define(command: Command) -> None:
-    text = command("generate", generate_command, "continue a prompt", trained(), machine())
+    text = command("generate", generate_command, "continue a prompt")
+    add_trained(text)
+    add_machine(text)
     add = text.add_mutually_exclusive_group().add_argument
     add("--prompt", default="\n", help="text to continue (default: a new line)")
     add("--prompt-file", metavar="FILE", help="file whose bytes are continued, text or not; - for standard input")

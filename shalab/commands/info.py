@@ -3,7 +3,7 @@
 import torch
 
 from shalab.checkpoint import load_checkpoint, model_config
-from shalab.commands import Command, machine
+from shalab.commands import Command, add_machine
 from shalab.corpus import SOURCES, load_corpus
 from shalab.device import Precision, threads
 from shalab.door import TRICKS
@@ -14,7 +14,8 @@ from shalab.presets import PRESETS
 
 
 def define(command: Command) -> None:
-    info = command("info", info_command, "show presets, corpora and this machine; or what a run holds", machine())
+    info = command("info", info_command, "show presets, corpora and this machine; or what a run holds")
+    add_machine(info)
     info.add_argument("run", nargs="?", help="a run's folder, or a checkpoint file")
 
 

@@ -4,9 +4,8 @@ from shalab.commands import Command
 
 
 def define(command: Command) -> None:
-    add = command(
-        "export", export_command, "copy a finished run without what only resuming needs, to share it"
-    ).add_argument
+    purpose = "copy a finished run without what only resuming needs, to share it"
+    add = command("export", export_command, purpose).add_argument
     add("run", help="a finished run's folder; for onnx and safetensors an unfinished one will do")
     add("out", help="a new folder or file; eval, generate and info read it like a run's folder, but not onnx")
     formats = "folder", "onnx", "safetensors"

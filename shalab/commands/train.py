@@ -20,6 +20,7 @@ from shalab.commands import Command, add_machine
 from shalab.corpus import STDIN
 from shalab.device import Precision
 from shalab.errors import InputError
+from shalab.events import as_line
 from shalab.fast.process import keep_freed_memory
 from shalab.model import ModelConfig
 from shalab.parallel import Team, lost
@@ -89,7 +90,7 @@ def train_command(options) -> int:
 
 def _train(options, team: Team) -> int:
     """The exit code: 0, or that of the signal that stopped the training."""
-    from shalab.terminal import announce, report, show_progress
+    from shalab.terminal import announce, report, show
 
     if options.change and not options.resume:
         raise InputError("--change goes with --resume: a new run has nothing to change")
@@ -101,7 +102,8 @@ def _train(options, team: Team) -> int:
     announce(run)
     with stop_on_interrupt(run.stop):
         try:
-            ended = show_progress(run)
+            lines = map(as_line, run.events())
+            show(run.folder, lines, run.trainer.step, run.config.total_steps, run.trainer.best_bpc)
         except RuntimeError as error:
             if lost(error):
                 print(f"shalab: another process is gone ({error}); go on with --resume", file=sys.stderr)
@@ -112,7 +114,7 @@ def _train(options, team: Team) -> int:
 
             ways = [f"{way} saves about {gb:.1f} GB" for way, gb in savings(run.config.model, run.config.train).items()]
             raise InputError(f"the device is out of memory; {'; '.join(ways)}. Name another --out") from error
-        if team.first and ended.reason == "finished" and not run.stop.is_set():
+        if team.first and run.trainer.finished and not run.stop.is_set():
             try:
                 report(run, run.finish())
                 return 0
@@ -120,8 +122,8 @@ def _train(options, team: Team) -> int:
                 if not run.stop.is_set():
                     raise
         if team.first:
-            print(f"stopped at step {ended.step:,}; go on with: {to_resume(run.folder)}")
-        return 128 + run.stop.signal_number if run.stop.is_set() and run.stop.signal_number else 0
+            print(f"stopped at step {run.trainer.step:,}; go on with: {to_resume(run.folder)}")
+        return 128 + run.stop.signal_number if run.stop.signal_number else 0
 
 
 def _created(options, team: Team) -> Run:
@@ -132,11 +134,9 @@ def _created(options, team: Team) -> Run:
     try:
         if options.init_from and (asked := changes.pop("model")):
             source = model_config(load_checkpoint(options.init_from), options.init_from)
-            if others := other_model(asked, source):
-                raise InputError(
-                    f"--init-from keeps to the model of {options.init_from}, which has {', '.join(others)}: "
-                    "leave that option out"
-                )
+            if others := ", ".join(other_model(asked, source)):
+                kept = f"--init-from keeps to the model of {options.init_from}, which has {others}"
+                raise InputError(f"{kept}: leave that option out")
             replace(source, **asked)  # a field that no model has
         parts = {part: replace(getattr(preset, part), **fields) for part, fields in changes.items()}
     except TypeError as error:
@@ -165,9 +165,8 @@ def _changes(options) -> dict[str, dict]:
             for part, values in changes.items():  # TOML has no None
                 values |= {name: None if x == "none" else x for name, x in content.get(part, {}).items()}
             if unknown := content.keys() - {field.name for field in fields(RunConfig)}:  # else lost without a word
-                raise ValueError(
-                    f"expected fields in [model] and [train], got {', '.join(sorted(unknown))} outside them"
-                )
+                strays = ", ".join(sorted(unknown))
+                raise ValueError(f"expected fields in [model] and [train], got {strays} outside them")
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise InputError(f"cannot read --config {path} ({getattr(error, 'strerror', None) or error})") from error
     for part, config in CONFIGS.items():
@@ -192,9 +191,7 @@ def _resumed(options, team: Team) -> Run:
         if began not in (place.name, f"{place.parent.name}/{place.name}"):
             raise InputError(f"{run.folder} was begun with {began}: leave out --init-from, or name another --out")
     for name in differing(config.settings, asked):
+        begun = f"{run.folder} was begun with {name} {config.settings.get(name)}, not {asked[name]}"
         change = ", or add --change to go on with it" if name in (*CHANGEABLE, *MOST) else ""
-        raise InputError(
-            f"{run.folder} was begun with {name} {config.settings.get(name)}, not {asked[name]}: leave that option "
-            f"out, or name another --out{change}"
-        )
+        raise InputError(f"{begun}: leave that option out, or name another --out{change}")
     return run

@@ -17,9 +17,8 @@ def define(command: Command) -> None:
     for name, effect in ASKS.items():
         add(f"--{name}", dest="ask", action="store_const", const=name, help=f"do not follow the run: {effect}")
 
-    add = command(
-        "plan", plan_command, "say what a preset's run costs here and on GPUs: memory, time, energy"
-    ).add_argument
+    purpose = "say what a preset's run costs here and on GPUs: memory, time, energy"
+    add = command("plan", plan_command, purpose).add_argument
     add("--preset", default="paper", help="recipe (default: paper)")
     add("--data", default="enwik8", metavar="NAME_OR_PATH", help="corpus, file or folder (default: enwik8)")
     figures = "GB", "TFLOPS", "GB_PER_S"

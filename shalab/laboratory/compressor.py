@@ -42,7 +42,7 @@ from shalab import archive
 from shalab.corpus import Corpus
 from shalab.course import trained_model
 from shalab.device import Precision, to_host
-from shalab.dynamic import Dynamic, copy_that_learns
+from shalab.dynamic import Dynamic, Learner
 from shalab.files import as_json
 from shalab.laboratory.archivers import installed, xz_size, zpaq_size
 from shalab.laboratory.experiments import finish
@@ -137,8 +137,8 @@ ARCHIVERS: dict[str, Callable[[bytes], int]] = {"xz -9e": xz_size, "PPMd": ppmd_
 def learning_predictions(model: SHARNN, data: np.ndarray, precision: Precision) -> Iterator[np.ndarray]:
     """The probabilities (V,) of each byte of data but the first, by a copy that learns as `compress --learn` does."""
     dynamic, state = Dynamic(), None
-    model, optimizer = copy_that_learns(model, precision, dynamic)
-    optimizer.param_groups[0]["lr"] = dynamic.lr
+    learner = Learner(model, precision, dynamic)
+    model, optimizer = learner.model, learner.optimizer
     for begin in range(0, len(data) - 1, dynamic.window):
         ids = precision.place(torch.from_numpy(data[begin : begin + dynamic.window + 1].astype(np.int64))[:, None])
         optimizer.zero_grad()

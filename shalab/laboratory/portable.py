@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
 from torch import nn
 
@@ -31,18 +32,46 @@ from shalab.corpus import Corpus, load_corpus
 from shalab.course import trained_model
 from shalab.device import Precision
 from shalab.door import plain
+from shalab.errors import InputError
 from shalab.evaluate import evaluate
-from shalab.files import write_json
+from shalab.files import reading, write_json
 from shalab.generate import Decoder, decoder
 from shalab.laboratory.timing import processor, seconds_in_turns
 from shalab.metrics import bits_per_byte
 from shalab.model import SHARNN
-from shalab.portable import OnnxReader, export_onnx, export_safetensors
+from shalab.portable import export_onnx, export_safetensors
 
 READING = {"window": 64, "context": 2048}
 BEGINNING = 10_000  # bytes that ONNX is scored on
 COMPARED = 1000  # bytes on which logits are compared, before the memory is full and after
 TIMED, ROUNDS = 100, 7  # bytes per turn, and turns
+
+
+class OnnxReader:
+    """Reads a text byte by byte with onnxruntime, from its beginning, by a file of `export_onnx`.
+
+    >>> reader = OnnxReader("model.onnx")  # doctest: +SKIP
+    >>> logits = reader.step(ord("T"))  # of the next byte, (V,) float32  # doctest: +SKIP
+    """
+
+    def __init__(self, path: Path, threads: int = 1):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        with reading(path):
+            content = Path(path).read_bytes()
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            shapes = {x.name: [n if isinstance(n, int) else 0 for n in x.shape] for x in self._session.get_inputs()}
+            self._state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if name != "byte"}
+        except Exception as error:  # onnxruntime's own kinds, one for each way in which a file can be wrong
+            raise InputError(f"{path} is no model in ONNX that onnxruntime can read ({error})") from None
+
+    def step(self, byte: int) -> np.ndarray:
+        """The next byte of the text -> logits of the one after it, (V,)"""
+        names = ["logits", *(f"next_{name}" for name in self._state)]
+        logits, *state = self._session.run(names, {"byte": np.array([byte]), **self._state})
+        self._state = dict(zip(self._state, state, strict=True))
+        return logits
 
 
 class Silent(nn.Module):

@@ -9,6 +9,7 @@ from shalab.checkpoint import best_model, newest
 from shalab.corpus import SOURCES
 from shalab.errors import InputError
 from shalab.events import read_metrics
+from shalab.export import read_result
 from shalab.files import replacing
 from shalab.pages.course import scripts, template
 from shalab.pages.states import as_json, state
@@ -54,10 +55,7 @@ def _facts(run: Path, content: dict) -> list[tuple[str, str]]:
     """What is known of its training, in words."""
     result: dict[str, Any] = {}
     if (run / "result.json").exists():
-        try:
-            result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{run / 'result.json'} is damaged: make it again with --resume ({error})") from error
+        result = read_result(run)
     scores = {"valid": result.get("valid_bpc", content.get("best_bpc")), "test": result.get("test_bpc")}
     rows = [(f"bits per byte on {split}", f"{bpc:.3f}") for split, bpc in scores.items() if bpc is not None]
     rows += [("the same without a model", "8.000")] if rows else []
