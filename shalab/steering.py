@@ -27,7 +27,7 @@ def ask(folder: Path, what: str | None) -> None:
 
 @contextlib.contextmanager
 def steered(run: Background, folder: Path, owner: Owner, doing: str) -> Iterator[None]:
-    """Inside, `run` does what `ask` says, and `owner` says that it is `doing` this, or paused."""
+    """Inside, `run` does what `ask` says, and `owner`, who is closed at the end, that it is `doing` this, or paused."""
     over = threading.Event()
 
     def listen() -> None:
@@ -45,15 +45,16 @@ def steered(run: Background, folder: Path, owner: Owner, doing: str) -> Iterator
                         run.proceed()
                 before = asked
 
-    with contextlib.suppress(OSError):
-        (folder / ASK).unlink(missing_ok=True)  # what an earlier process was asked
-        owner.sign(doing)
     thread = threading.Thread(target=listen, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    with contextlib.closing(owner):
         with contextlib.suppress(OSError):
-            (folder / ASK).unlink(missing_ok=True)
+            (folder / ASK).unlink(missing_ok=True)  # what an earlier process was asked
+            owner.sign(doing)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            with contextlib.suppress(OSError):
+                (folder / ASK).unlink(missing_ok=True)
