@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +82,7 @@ class Background:
         self.holding = True
         self.listener(StateEvent("paused"))
         while self.held:
-            time.sleep(0.05)
+            self.stop.wait(0.05)
         self.holding = False
         self.listener(StateEvent("running"))
 

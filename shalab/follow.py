@@ -158,6 +158,11 @@ class Follower(Background):
         return True
 
 
+def seconds_left(line: dict) -> float:
+    """Training time to the end, by a StepEvent's line and the run's mean speed: a run of minutes keeps to the clock."""
+    return line["elapsed_s"] * (line["total_steps"] / line["step"] - 1)
+
+
 def launch(
     folder: Path,
     name: str,

@@ -54,7 +54,7 @@ class Run(Background):
             _first_model(config, precision, trained), corpus, config.train, precision, config.total_steps or 1,
             config.seed, self._save, config.budget.minutes,
         )  # fmt: skip
-        self.formats: list[Format] = []  # in which it was trained
+        self.formats = [Format.of(precision)]  # in which it was trained, the last one until now
         self._newest = self._stamp()
         self._kept: int | None = None  # step of the newest checkpoint
         self._before: Path | None = folder / BEFORE  # where it goes when the next is written; None if it is damaged
@@ -159,7 +159,8 @@ class Run(Background):
             trainer.load_state_dict(content)
         except Exception as error:  # as many kinds as there are ways not to fit
             raise InputError(f"{path} does not fit this run ({' '.join(str(error).split())[:160]})") from error
-        self.formats, self._kept = content["formats"], trainer.step
+        self.formats = [each for each, _ in itertools.groupby([*content["formats"], *self.formats])]
+        self._kept = trainer.step
         if path.name == BEFORE:
             self._before = None
         if content["config"].changes < self.config.changes:
@@ -253,7 +254,6 @@ class Run(Background):
                 f"the run is not complete, but at step {trainer.step:,}: read its events() to the end, or start() it "
                 "again and wait(), then finish()"
             )
-        formats = [*map(str, self.formats), str(self.precision)]
         self.stop.clear()
         with self._writing():
             owner = Owner(self.folder)
@@ -268,7 +268,7 @@ class Run(Background):
                 "preset": self.config.preset,
                 "data": self.corpus.name,
                 "data_sha256": self.config.data_sha256,
-                "device": ", then ".join(name for name, _ in itertools.groupby(formats)),
+                "device": ", then ".join(name for name, _ in itertools.groupby(map(str, self.formats))),
                 "seed": self.config.seed,
                 "versions": dict(python=platform.python_version(), torch=torch.__version__, numpy=numpy.__version__),
             }
@@ -292,9 +292,6 @@ class Run(Background):
         return scores
 
     def _save(self, state: dict) -> None:
-        now = Format.of(self.precision)
-        if self.formats[-1:] != [now]:
-            self.formats.append(now)
         content = {"config": asdict(self.config), "formats": [asdict(each) for each in self.formats], **state}
         with self._writing():
             with (self.folder / "metrics.jsonl").open("rb+") as metrics:  # no checkpoint is ahead of its lines

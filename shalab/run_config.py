@@ -119,12 +119,13 @@ class RunConfig:
             raise InputError(f"a run that has begun keeps its {', '.join(fixed)}: name another --out for a new one")
         if not values:
             return self
-        given = {unit: values.pop(unit) for unit in MOST if unit in values}
-        budget = Budget(**given) if given else self.budget
-        model = replace(self.model, **{name: value for name, value in values.items() if name in vars(self.model)})
-        train = replace(self.train, **{name: value for name, value in values.items() if name in vars(self.train)})
-        total_steps = budget.total_steps(n_train, train, self.seed)
-        changes = self.changes + 1
+
+        def changed(part: Any) -> dict[str, Any]:
+            return {name: value for name, value in values.items() if name in vars(part)}
+
+        budget = Budget(**changed(self.budget)) if changed(self.budget) else self.budget
+        model, train = replace(self.model, **changed(self.model)), replace(self.train, **changed(self.train))
+        total_steps, changes = budget.total_steps(n_train, train, self.seed), self.changes + 1
         return replace(self, budget=budget, model=model, train=train, total_steps=total_steps, changes=changes)
 
     @property

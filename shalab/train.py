@@ -172,9 +172,9 @@ class Trainer:
             self.model, self.corpus.data, begin, end, self.precision, stop=stop,
             n_streams=min(self.config.batch_size, end - begin), context=2 * self.model.config.max_context,
         )  # fmt: skip
-        if not math.isfinite(bpc) and self.team.any(stop is not None and stop.is_set()):
-            return None
         if not math.isfinite(bpc):
+            if self.team.any(stop is not None and stop.is_set()):
+                return None
             raise self._diverged(self.step, "the score is not finite")
         self.saved = False
         self.scored = evaluations_by(self.step, self.total_steps, self.config.evaluations)
