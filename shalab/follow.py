@@ -16,10 +16,10 @@ from pathlib import Path
 from shalab.background import Background, StateEvent
 from shalab.errors import AT_LEAST_0, InputError, refuse, wrong
 from shalab.events import parse_line
-from shalab.files import Owner, write_json, writing
+from shalab.files import Owner, write_json, write_text, writing
 from shalab.presets import Budget, Preset, find_preset
 from shalab.run_config import to_resume
-from shalab.steering import LOOK_S, ask
+from shalab.steering import ASK, LOOK_S
 
 CONSOLE = "console.txt"  # what a launched process prints
 SILENCE_S = 15.0  # without a sign, a process on another machine counts as gone
@@ -92,7 +92,8 @@ class Follower(Background):
 
     def proceed(self) -> None:
         """Lets a paused process go on; if there is none, starts one that resumes the run on this machine."""
-        ask(self.folder, None)
+        with writing(self.folder):
+            (self.folder / ASK).unlink(missing_ok=True)
         if self._owner() is None and not self.finished:
             launch_again(self.folder)
             if not self.alive:
@@ -105,7 +106,7 @@ class Follower(Background):
     def _ask(self, what: str) -> None:
         if self._owner() is None:
             raise InputError(f"no process trains in {self.folder}: there is nothing to {what}")
-        ask(self.folder, what)
+        write_text(self.folder / ASK, what)
 
     @property
     def finished(self) -> bool:

@@ -10,19 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shalab.background import Background
-from shalab.files import Owner, write_text, writing
+from shalab.files import Owner
 
 ASK = "ask"
 LOOK_S = 0.5  # between two looks at a file that another process may have written
-
-
-def ask(folder: Path, what: str | None) -> None:
-    """Asks the process that trains in `folder`, if there is one. what: "pause", "stop", or None to go on."""
-    with writing(folder):
-        if what:
-            write_text(folder / ASK, what)
-        else:
-            (folder / ASK).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
