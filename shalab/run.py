@@ -57,7 +57,7 @@ class Run(Background):
         self.formats = [Format.of(precision)]  # in which it was trained, the last one until now
         self._newest = self._stamp()
         self._kept: int | None = None  # step of the newest checkpoint
-        self._before: Path | None = folder / BEFORE  # where it goes when the next is written; None if it is damaged
+        self._before: Path | None = folder / BEFORE  # where it is kept when the next comes; None if it is damaged
 
     @classmethod
     def create(
@@ -331,7 +331,7 @@ class Run(Background):
 
 
 def _own_checkpoint(folder: Path, config: RunConfig) -> tuple[dict, Path | None]:
-    """The content and the file of the newest one; {} and None if there is none yet. InputError for another run's."""
+    """The newest one's content and file; {} and None before the first. InputError if the run cannot go on from it."""
     if not any((folder / name).exists() for name in (NEWEST, BEFORE)):
         if config.init_from:
             raise InputError(

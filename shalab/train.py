@@ -272,6 +272,8 @@ class Trainer:
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
+    # What a checkpoint keeps
+
     def state_dict(self) -> dict:
         """What a new Trainer with the same arguments needs to go on with the same bits as if it had never stopped.
 
