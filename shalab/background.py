@@ -30,14 +30,13 @@ class Background:
     """Something whose `events()` a thread reads; it can be started, paused, stopped and waited for.
 
     listener  called in that thread with each event, and with a StateEvent at each change; there is one at a time
-    stop      `events()` itself looks at it
+    stop      set to ask for the end; `events()` itself looks at it, and at `held`, and calls `hold()`
     """
 
     def __init__(self):
         self.stop = Stop()
         self.listener: Callable = lambda event: None
-        self._go_on = threading.Event()
-        self._go_on.set()
+        self._paused = False  # a pause was asked for
         self.holding = False  # in a pause, which begins after the event under way when it is asked for
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -51,8 +50,7 @@ class Background:
             raise InputError("it has been started already: wait() for its end, or stop.set() and then wait()")
         self.listener = listener or self.listener
         self.stop.clear()
-        self._go_on.set()
-        self._error = None
+        self._paused, self._error = False, None
         events = self.events()
         dismiss_helpers()
         self._thread = threading.Thread(target=self._read, args=(events,), daemon=True)
@@ -65,10 +63,10 @@ class Background:
 
     def pause(self) -> None:
         """Holds before the next event, until `proceed()` or `stop.set()`."""
-        self._go_on.clear()
+        self._paused = True
 
     def proceed(self) -> None:
-        self._go_on.set()
+        self._paused = False
 
     def end(self) -> None:
         """Asks for the end, after the current update of a training."""
@@ -77,7 +75,16 @@ class Background:
     @property
     def held(self) -> bool:
         """Whether a pause was asked for and has not been ended."""
-        return not (self._go_on.is_set() or self.stop.is_set())
+        return self._paused and not self.stop.is_set()
+
+    def hold(self) -> None:
+        """Returns when the pause has been ended."""
+        self.holding = True
+        self.listener(StateEvent("paused"))
+        while self.held:
+            self.stop.wait(0.05)
+        self.holding = False
+        self.listener(StateEvent("running"))
 
     def wait(self) -> None:
         """Blocks until the thread ends, and raises its exception here. Ctrl-C acts like `stop.set()`."""
@@ -107,21 +114,10 @@ class Background:
                 self.listener(StateEvent("running"))
                 for event in events:
                     self.listener(event)
-                    self._hold()
             self.listener(StateEvent("over"))
         except BaseException as error:
             self._error = error
             self.listener(StateEvent("failed", f"{type(error).__name__}: {error}"))
-
-    def _hold(self) -> None:
-        if not self.held:
-            return
-        self.holding = True
-        self.listener(StateEvent("paused"))
-        while self.held:
-            self._go_on.wait(0.05)
-        self.holding = False
-        self.listener(StateEvent("running"))
 
 
 @contextlib.contextmanager

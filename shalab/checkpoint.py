@@ -23,10 +23,7 @@ class Damaged(InputError):
 
 
 def save_checkpoint(path: Path, content: dict, before: Path | None = None) -> None:
-    """Writes `content` (tensors, numbers, strings, containers) so that `path` is always a whole file.
-
-    A crash, a full disk or a signal leaves the previous checkpoint in place, at `path` or `before`.
-    """
+    """Writes `content`: tensors, numbers, strings, containers. Whatever happens, `path` or `before` is a whole file."""
     buffer = io.BytesIO()  # writing to a file, torch.save would hide the system's errors
     torch.save({"format": FORMAT, "version": VERSION, **content}, buffer)
     with replacing(path, before) as file:

@@ -8,9 +8,9 @@ from io import StringIO
 
 from shalab.commands import compress, data, evaluate, generate, info, lab, share, train, watch
 from shalab.device import print_anything
-from shalab.divergence import NonFiniteError
 from shalab.door import plain
 from shalab.errors import InputError
+from shalab.train import NonFiniteError
 
 COMMANDS = (data, train, watch, evaluate, generate, compress, share, lab, info)  # as `shalab --help` lists them
 

@@ -80,11 +80,6 @@ def as_line(event: Event) -> dict:
     return finite(line)
 
 
-def seconds_left(line: dict) -> float:
-    """Training time to the end, by a StepEvent's line and the run's mean speed: a run of minutes keeps to the clock."""
-    return line["elapsed_s"] * (line["total_steps"] / line["step"] - 1)
-
-
 def read_metrics(folder: Path) -> list[dict]:
     """The lines of a run's metrics.jsonl without damaged ones. Numbers that are not finite are None."""
     path = Path(folder) / "metrics.jsonl"

@@ -16,10 +16,10 @@ from shalab.background import Background, StateEvent
 from shalab.errors import InputError
 from shalab.events import parse_line
 from shalab.export import read_result
-from shalab.files import Owner, write_json, writing
+from shalab.files import Owner, write_json, write_text, writing
 from shalab.presets import Budget, Preset, find_preset
 from shalab.run_config import to_resume
-from shalab.steering import LOOK_S, ask
+from shalab.steering import ASK, LOOK_S
 
 CONSOLE = "console.txt"  # what a launched process prints
 SILENCE_S = 15.0  # without a sign, a process on another machine counts as gone
@@ -93,7 +93,8 @@ class Follower(Background):
 
     def proceed(self) -> None:
         """Lets a paused process go on; if there is none, starts one that resumes the run on this machine."""
-        ask(self.folder, None)
+        with writing(self.folder):
+            (self.folder / ASK).unlink(missing_ok=True)
         if self._owner() is None and not self.finished:
             launch_again(self.folder)
             if not self.alive:
@@ -106,7 +107,7 @@ class Follower(Background):
     def _ask(self, what: str) -> None:
         if self._owner() is None:
             raise InputError(f"no process trains in {self.folder}: there is nothing to {what}")
-        ask(self.folder, what)
+        write_text(self.folder / ASK, what)
 
     @property
     def finished(self) -> bool:
@@ -141,6 +142,11 @@ class Follower(Background):
                 return False
             self.stop.wait(LOOK_S / 5)
         return True
+
+
+def seconds_left(line: dict) -> float:
+    """Training time to the end, by a StepEvent's line and the run's mean speed: a run of minutes keeps to the clock."""
+    return line["elapsed_s"] * (line["total_steps"] / line["step"] - 1)
 
 
 def launch(

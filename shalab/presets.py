@@ -67,9 +67,8 @@ class TrainConfig:
         ]
         for name, choices in (("optimizer", OPTIMIZERS), ("schedule", tuple(SCHEDULES))):
             faults += wrong_fields((f"one of {', '.join(choices)}", choices.__contains__), self, name)
-        for name, x in vars(self).items():
-            if (whole(x) or real(x)) and x > 2**62:
-                faults.append(f"{name} must be at most 2^62")
+        numbers = {name: x for name, x in vars(self).items() if whole(x) or real(x)}
+        faults += [f"{name} must be at most 2^62" for name, x in numbers.items() if x > 2**62]
         if self.optimizer == "adamw" and self.min_trust is not None:
             faults.append(f"min_trust is LAMB's: with optimizer adamw it must be None, got {self.min_trust!r}")
         refuse(faults)
@@ -138,9 +137,7 @@ _OVERNIGHT_MODEL = replace(_LAPTOP_MODEL, dropout=0.0, dropout_input=0.0, dropou
 PRESETS = {
     "laptop": Preset(_LAPTOP_MODEL, _LAPTOP, Budget(minutes=5)),
     "laptop-adamw": Preset(
-        _LAPTOP_MODEL,
-        replace(_LAPTOP, optimizer="adamw", min_trust=None, lr=2e-3, weight_decay=0.1),
-        Budget(minutes=5),
+        _LAPTOP_MODEL, replace(_LAPTOP, optimizer="adamw", min_trust=None, lr=2e-3, weight_decay=0.1), Budget(minutes=5)
     ),
     "overnight": Preset(  # a long text, such as enwik8; on a short one it learns by heart
         _OVERNIGHT_MODEL, replace(_LAPTOP, evaluations=20, valid_bytes=500_000), Budget(minutes=480)

@@ -27,7 +27,6 @@ from shalab.background import Background, stop_on_interrupt
 from shalab.checkpoint import BEFORE, NEWEST, VERSION, load_model, model_config, newest, save_checkpoint
 from shalab.corpus import RUN_DATA, SOURCES, STDIN, Corpus, canonical, corpus_of_run, load_corpus
 from shalab.device import Precision
-from shalab.divergence import NonFiniteError
 from shalab.errors import SEED, InputError, refuse, wrong
 from shalab.evaluate import evaluate
 from shalab.events import Event, as_line, read_metrics
@@ -37,7 +36,7 @@ from shalab.parallel import ALONE, Team
 from shalab.presets import Budget, Preset
 from shalab.run_config import Format, Origin, RunConfig, differing, to_resume
 from shalab.steering import steered
-from shalab.train import Trainer
+from shalab.train import NonFiniteError, Trainer
 
 MADE = ("config.json", "metrics.jsonl", NEWEST, BEFORE, "result.json", "curve.png", "sample.txt")
 
@@ -46,21 +45,19 @@ class Run(Background):
     """Make one with `create` or `resume`; read `events()` to the end, or `start()` and `wait()`; then `finish()`."""
 
     def __init__(
-        self, folder: Path, config: RunConfig, corpus: Corpus, precision: Precision, weights: dict | None = None
+        self, folder: Path, config: RunConfig, corpus: Corpus, precision: Precision, trained: SHARNN | None = None
     ):
         super().__init__()
-        self.folder, self.config, self.corpus, self.precision = Path(folder), config, corpus, precision
+        self.folder, self.config, self.corpus, self.precision = folder, config, corpus, precision
         torch.manual_seed(config.seed)
-        model = _new_model(config, weights, precision)
         self.trainer = Trainer(
-            model, corpus, config.train, precision, config.total_steps or 1, config.seed, self._save,
-            config.budget.minutes,
+            _first_model(config, precision, trained), corpus, config.train, precision, config.total_steps or 1,
+            config.seed, self._save, config.budget.minutes,
         )  # fmt: skip
-        self.formats: list[Format] = []  # in which it was trained
-        self._read_from: Path | None = None  # the checkpoint that it was resumed from
-        self._kept: int | None = None  # step of the newest checkpoint
+        self.formats = [Format.of(precision)]  # in which it was trained, the last one until now
         self._newest = self._stamp()
-        self._broken = False  # an update was interrupted
+        self._kept: int | None = None  # step of the newest checkpoint
+        self._before: Path | None = folder / BEFORE  # where it is kept when the next comes; None if it is damaged
 
     @classmethod
     def create(
@@ -84,10 +81,10 @@ class Run(Background):
         if data == STDIN and precision.team.size > 1:
             raise InputError("several processes cannot share standard input: put it into a file, for --data")
         _check_unused(folder, data)
-        origin = weights = None
+        source = origin = None
         if init_from is not None:
             source = load_model(Path(init_from))
-            origin, weights = Origin.of(init_from, source), source.state_dict()
+            origin = Origin.of(init_from, source)
             if differences := other_model(vars(preset.model), source.config):
                 notice(f"the model is that of {init_from}: {', '.join(differences)}")
             preset = replace(preset, model=source.config)
@@ -99,27 +96,21 @@ class Run(Background):
             name, canonical(data), corpus.sha256, seed, total_steps, budget, preset.model, preset.train,
             Format.of(precision), init_from=origin,
         )  # fmt: skip
-        run = cls(folder, config, corpus, precision, weights)
+        run = cls(folder, config, corpus, precision, source)
 
-        def begin() -> Owner:
+        def begin() -> None:
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            owner = Owner(folder)
-            try:
+            with contextlib.closing(Owner(folder)):
                 _check_unused(folder, data)  # again: another process may have been faster
                 if data == STDIN:
                     with replacing(folder / RUN_DATA) as file:
                         file.write(corpus.data.data)
                 run._write_beginning()
-            except BaseException:
-                owner.close()
-                raise
-            return owner
 
-        owner = precision.team.first_does(begin)
-        with contextlib.closing(owner) if owner else contextlib.nullcontext():
-            if origin:  # from here on, the run has its weights itself
-                run.trainer.checkpoint()
+        precision.team.first_does(begin)
+        if origin:  # from here on, the run has its weights itself
+            run.trainer.checkpoint()
         return run
 
     @classmethod
@@ -144,53 +135,42 @@ class Run(Background):
 
         Nothing in the folder changes before `events()` is called.
         """
-        folder = Path(folder)
+        folder, team = Path(folder), precision.team if precision else team
         config = RunConfig.read(folder)
-        team = precision.team if precision else team
         team.first_does(lambda: Owner(folder).close())
         corpus = corpus_of_run(config.data, config.data_sha256, folder, data)
-        config = replace(config, data=canonical(data)) if data not in (None, STDIN) else config
-        content, path = newest(folder) if _holds(folder, NEWEST, BEFORE) else ({}, None)
-        try:
-            formats = [Format(**each) for each in content.get("formats", [])]
-            stored = RunConfig.from_dict(content["config"]) if content else config
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise InputError(f"{path} is damaged ({error})") from error
-        if not replace(stored, data=config.data).becomes(config):
-            raise InputError(f"{path} belongs to another configuration than {folder / 'config.json'}")
-        if content and "optimizer" not in content:
-            raise InputError(f"{folder} was exported: it holds weights to use, not a run to resume")
-        if config.init_from and not content:
-            raise InputError(
-                f"{folder} has no checkpoint, and so not the weights of {config.init_from.name} that it began with: "
-                "begin again, with --init-from and another --out"
-            )
-        if content and content["version"] < VERSION:
-            raise InputError(f"{path} is of an older shalab: finish the run there, or begin another with --out")
-        if path:
-            model_config(content, path)
+        if data not in (None, STDIN):
+            config = replace(config, data=canonical(data))
+        content, path = _own_checkpoint(folder, config)
         config = config.with_changes(changes or {}, len(corpus.split("train")))
-        latest = formats[-1] if formats else config.begun
+        latest = content["formats"][-1] if content.get("formats") else config.begun
         precision = precision or (latest.again(device, dtype, team) if latest else Precision.pick(device, dtype, team))
         run = cls(folder, config, corpus, precision)
-        run.formats, run._read_from = formats, path
-        if content:
-            try:
-                run.trainer.load(content)
-            except Exception as error:  # as many kinds as there are ways not to fit
-                raise InputError(f"{path} does not fit this run ({' '.join(str(error).split())[:160]})") from error
-            run._kept = run.trainer.step
-            if stored.changes < config.changes:
-                run.trainer.reschedule(config.total_steps)
-                further = (
-                    f"goes on from step {run.trainer.step:,} to {config.budget}, with a learning rate of "
-                    f"{run.trainer.lr:.3g} from here by its schedule ({config.train.schedule})"
-                )
-                ended = f"is at step {run.trainer.step:,}, past the end of {config.budget}: nothing more is trained"
-                notice(f"{folder} {ended if run.trainer.finished else further}")
+        if path:
+            run._go_on_from(content, path)
         if latest and str(latest) != str(precision):
             notice(f"{folder} goes on in {precision} from step {run.trainer.step:,}; before that it was {latest}")
         return run
+
+    def _go_on_from(self, content: dict, path: Path) -> None:
+        """Takes the state of a checkpoint, and its place in the new schedule if settings have changed since."""
+        trainer = self.trainer
+        try:
+            trainer.load_state_dict(content)
+        except Exception as error:  # as many kinds as there are ways not to fit
+            raise InputError(f"{path} does not fit this run ({' '.join(str(error).split())[:160]})") from error
+        self.formats = [each for each, _ in itertools.groupby([*content["formats"], *self.formats])]
+        self._kept = trainer.step
+        if path.name == BEFORE:
+            self._before = None
+        if content["config"].changes < self.config.changes:
+            trainer.reschedule(self.config.total_steps)
+            further = (
+                f"goes on from step {trainer.step:,} to {self.config.budget}, with a learning rate of "
+                f"{trainer.lr:.3g} from here by its schedule ({self.config.train.schedule})"
+            )
+            ended = f"is at step {trainer.step:,}, past the end of {self.config.budget}: nothing more is trained"
+            notice(f"{self.folder} {ended if trainer.finished else further}")
 
     def events(self) -> Iterator[Event]:
         """Trains; each event is written to metrics.jsonl and then yielded.
@@ -202,21 +182,15 @@ class Run(Background):
         return self._events(self.precision.team.first_does(self._take))
 
     def _events(self, owner: Owner | None) -> Iterator[Event]:
-        team = self.precision.team
-        events = self.trainer.events(self.stop)
-        with self._owning(owner, "training"):
+        team, events = self.precision.team, self.trainer.events(self.stop)
+        with steered(self, self.folder, owner, "training") if owner else contextlib.nullcontext():
             try:
                 while True:
-                    if team.any(self.held):
+                    if self.held:
                         self.trainer.checkpoint()  # a pause may last for days
-                        self.holding = True
-                        while team.any(self.held):
-                            self._go_on.wait(0.05)
-                        self.holding = False
-                    self._broken = True
+                        self.hold()
                     with stop_on_interrupt(self.stop):
                         event = next(events, None)
-                    self._broken = False
                     if event is None:
                         return
                     if team.first:
@@ -227,34 +201,23 @@ class Run(Background):
                     with contextlib.suppress(NonFiniteError):
                         self.trainer.checkpoint()
                 raise
-            except WriteError:
-                self._broken = False
-                raise
 
-    @contextlib.contextmanager
-    def _owning(self, owner: Owner | None, doing: str) -> Iterator[None]:
-        """Inside, this process owns the folder, and others can watch and steer it. None: the first of a team does."""
-        if owner is None:
-            yield
-            return
-        with contextlib.closing(owner), steered(self, self.folder, owner, doing):
-            yield
+    @property
+    def held(self) -> bool:
+        """All processes hold together, and ask together."""
+        return self.precision.team.any(super().held)
 
     def _take(self) -> Owner:
         """Becomes the owner of the folder and brings its files to the state of this run."""
         with self._writing():
             owner = Owner(self.folder)
         try:
-            if self._broken:
+            if self.trainer.broken:
                 raise InputError(f"an update of {self.folder} was broken off halfway: Run.resume it")
             if self._stamp() != self._newest:
                 raise InputError(f"{self.folder} has gone on since this Run was made: Run.resume it")
-            if self._read_from and self._read_from.name == BEFORE:
-                with writing(self.folder):
-                    os.replace(self._read_from, self.folder / NEWEST)
-                self._newest, self._read_from = self._stamp(), None
             self._write_beginning()
-            if not self.trainer.finished and _holds(self.folder, "result.json"):  # it goes on
+            if not self.trainer.finished and (self.folder / "result.json").exists():  # it goes on
                 with writing(self.folder):
                     os.replace(self.folder / "result.json", self.folder / "result-before.json")
         except BaseException:
@@ -265,7 +228,7 @@ class Run(Background):
     def _write_beginning(self) -> None:
         """config.json, and metrics.jsonl without the lines of steps that no checkpoint has."""
         write_json(self.folder / "config.json", asdict(self.config))
-        written = self.metrics() if _holds(self.folder, "metrics.jsonl") else []
+        written = self.metrics() if (self.folder / "metrics.jsonl").exists() else []
         lines = [line for line in written if line["step"] <= self.trainer.step]
         write_text(self.folder / "metrics.jsonl", "".join(as_json(line) + "\n" for line in lines))
         self._end = lines[-1] if lines else None
@@ -291,11 +254,10 @@ class Run(Background):
                 f"the run is not complete, but at step {trainer.step:,}: read its events() to the end, or start() it "
                 "again and wait(), then finish()"
             )
-        formats = [*map(str, self.formats), str(self.precision)]
         self.stop.clear()
         with self._writing():
             owner = Owner(self.folder)
-        with self._owning(owner, "scoring"):
+        with steered(self, self.folder, owner, "scoring"):
             result = {
                 **self._scores(),
                 "train_seconds": trainer.elapsed_s,
@@ -306,7 +268,7 @@ class Run(Background):
                 "preset": self.config.preset,
                 "data": self.corpus.name,
                 "data_sha256": self.config.data_sha256,
-                "device": ", then ".join(name for name, _ in itertools.groupby(formats)),
+                "device": ", then ".join(name for name, _ in itertools.groupby(map(str, self.formats))),
                 "seed": self.config.seed,
                 "versions": dict(python=platform.python_version(), torch=torch.__version__, numpy=numpy.__version__),
             }
@@ -330,18 +292,12 @@ class Run(Background):
         return scores
 
     def _save(self, state: dict) -> None:
-        self.precision.team.first_does(lambda: self._write(state))
-
-    def _write(self, state: dict) -> None:
-        now = Format.of(self.precision)
-        if self.formats[-1:] != [now]:
-            self.formats.append(now)
         content = {"config": asdict(self.config), "formats": [asdict(each) for each in self.formats], **state}
         with self._writing():
             with (self.folder / "metrics.jsonl").open("rb+") as metrics:  # no checkpoint is ahead of its lines
                 os.fsync(metrics.fileno())
-            save_checkpoint(self.folder / NEWEST, content, self.folder / BEFORE)
-        self._newest, self._kept = self._stamp(), self.trainer.step
+            save_checkpoint(self.folder / NEWEST, content, self._before)
+        self._newest, self._kept, self._before = self._stamp(), self.trainer.step, self.folder / BEFORE
 
     def _note(self, line: dict) -> None:
         """Appends to metrics.jsonl, and notices at once if the folder was moved, removed or closed."""
@@ -355,7 +311,7 @@ class Run(Background):
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """As `files.writing`, if the folder is where it was; the error also says what is kept and how to continue."""
-        if not _holds(self.folder, "config.json"):
+        if not (self.folder / "config.json").exists():
             raise WriteError(f"{self.folder} was moved or removed: what it held goes on with --resume where it is now")
         try:
             with writing(self.folder):
@@ -374,7 +330,32 @@ class Run(Background):
         return None
 
 
-def _new_model(config: RunConfig, weights: dict | None, precision: Precision) -> SHARNN:
+def _own_checkpoint(folder: Path, config: RunConfig) -> tuple[dict, Path | None]:
+    """The newest one's content and file; {} and None before the first. InputError if the run cannot go on from it."""
+    if not any((folder / name).exists() for name in (NEWEST, BEFORE)):
+        if config.init_from:
+            raise InputError(
+                f"{folder} has no checkpoint, and so not the weights of {config.init_from.name} that it began with: "
+                "begin again, with --init-from and another --out"
+            )
+        return {}, None
+    content, path = newest(folder)
+    model_config(content, path)
+    try:
+        content["formats"] = [Format(**each) for each in content.get("formats", [])]
+        content["config"] = RunConfig.from_dict(content["config"])
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error})") from error
+    if not content["config"].becomes(config):
+        raise InputError(f"{path} belongs to another configuration than {folder / 'config.json'}")
+    if "optimizer" not in content:
+        raise InputError(f"{folder} was exported: it holds weights to use, not a run to resume")
+    if content["version"] < VERSION:
+        raise InputError(f"{path} is of an older shalab: finish the run there, or begin another with --out")
+    return content, path
+
+
+def _first_model(config: RunConfig, precision: Precision, trained: SHARNN | None) -> SHARNN:
     """InputError before memory is taken: where there is too little, some systems end the process without a word."""
     try:
         n, n_bytes = n_parameters(config.model), precision.memory_bytes()
@@ -382,10 +363,7 @@ def _new_model(config: RunConfig, weights: dict | None, precision: Precision) ->
         if n_bytes and needed > n_bytes:
             taken = f"{n:,} parameters takes {needed / 1e9:,.1f} GB and more, it has {n_bytes / 1e9:,.1f} GB"
             raise MemoryError(f"training {taken}")
-        model = SHARNN(config.model)
-        if weights:
-            model.load_state_dict(weights)
-        return model
+        return trained or SHARNN(config.model)
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # how PyTorch says that it is too large
         raise InputError(f"this machine cannot hold such a model: {' '.join(str(error).split())[:160]}") from error
 
@@ -396,24 +374,18 @@ def other_model(asked: dict, model: ModelConfig) -> list[str]:
     return [f"{name} {getattr(model, name)} instead of {value}" for name, value in others.items()]
 
 
-def _holds(folder: Path, *names: str) -> list[str]:
-    """Which of these files are in folder."""
-    return [name for name in names if (folder / name).exists()]
-
-
 def _check_unused(folder: Path, data: str) -> None:
     """InputError if a new run in folder would touch what is there, or read what it writes."""
-    taken = _holds(folder, *MADE)
+    taken = [name for name in MADE if (folder / name).exists()]
     with contextlib.suppress(InputError):  # config.json alone is left by a run that was killed before its first line
         if taken == ["config.json"] and RunConfig.read(folder):
             taken = []
     if {"config.json", NEWEST}.intersection(taken):
         raise InputError(f"{folder} already holds a run: add --resume to go on with it, or name another --out")
-    if data == STDIN:
-        taken += _holds(folder, RUN_DATA)
+    if data == STDIN and (folder / RUN_DATA).exists():
+        taken.append(RUN_DATA)
     if taken:
         raise InputError(f"{folder} holds {', '.join(taken)} already: name another --out")
-    if data != STDIN and data not in SOURCES:
-        source, out = Path(data).resolve(), folder.resolve()
-        if source in (out, *out.parents):
-            raise InputError(f"{folder} is inside {data}, which is read as data: name an --out elsewhere")
+    elsewhere = data == STDIN or data in SOURCES
+    if not elsewhere and folder.resolve().is_relative_to(Path(data).resolve()):
+        raise InputError(f"{folder} is inside {data}, which is read as data: name an --out elsewhere")

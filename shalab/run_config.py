@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ class RunConfig:
     changes: int = 0
 
     def __post_init__(self):
-        kinds = {"preset": str, "data": str, "data_sha256": str, "seed": int, "total_steps": int | None, "changes": int}
+        kinds: dict[str, Any] = {field.name: field.type for field in fields(self)}
         if faults := [name for name, kind in kinds.items() if not isinstance(getattr(self, name), kind)]:
             raise InputError(f"unexpected {', '.join(faults)}")
 
@@ -119,12 +119,13 @@ class RunConfig:
             raise InputError(f"a run that has begun keeps its {', '.join(fixed)}: name another --out for a new one")
         if not values:
             return self
-        given = {unit: values.pop(unit) for unit in MOST if unit in values}
-        budget = Budget(**given) if given else self.budget
-        model = replace(self.model, **{name: value for name, value in values.items() if name in vars(self.model)})
-        train = replace(self.train, **{name: value for name, value in values.items() if name in vars(self.train)})
-        total_steps = budget.total_steps(n_train, train, self.seed)
-        changes = self.changes + 1
+
+        def changed(part: Any) -> dict[str, Any]:
+            return {name: value for name, value in values.items() if name in vars(part)}
+
+        budget = Budget(**changed(self.budget)) if changed(self.budget) else self.budget
+        model, train = replace(self.model, **changed(self.model)), replace(self.train, **changed(self.train))
+        total_steps, changes = budget.total_steps(n_train, train, self.seed), self.changes + 1
         return replace(self, budget=budget, model=model, train=train, total_steps=total_steps, changes=changes)
 
     @property
@@ -133,13 +134,10 @@ class RunConfig:
         return {**vars(self), **vars(self.model), **vars(self.train), **vars(self.budget)}
 
     def becomes(self, later: "RunConfig") -> bool:
-        """Whether `later` is this, or this with changes."""
-        return self == later or (self.changes < later.changes and self._fixed() == later._fixed())
-
-    def _fixed(self) -> dict[str, Any]:
-        begun = {"seed": self.seed, "data_sha256": self.data_sha256, "init_from": self.init_from}
-        own = {**begun, **vars(self.model), **vars(self.train)}
-        return {name: value for name, value in own.items() if name not in CHANGEABLE}
+        """Whether `later` is this, or this with changes; the data may have moved."""
+        differ = differing(self.settings, later.settings).keys() - {"data"}
+        may_differ = {*CHANGEABLE, *MOST, "budget", "model", "train", "total_steps", "changes"}
+        return not differ or (self.changes < later.changes and differ <= may_differ)
 
     @classmethod
     def read(cls, folder: Path) -> "RunConfig":

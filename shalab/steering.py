@@ -10,24 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shalab.background import Background
-from shalab.files import Owner, write_text, writing
+from shalab.files import Owner
 
 ASK = "ask"
 LOOK_S = 0.5  # between two looks at a file that another process may have written
 
 
-def ask(folder: Path, what: str | None) -> None:
-    """Asks the process that trains in `folder`, if there is one. what: "pause", "stop", or None to go on."""
-    with writing(folder):
-        if what:
-            write_text(folder / ASK, what)
-        else:
-            (folder / ASK).unlink(missing_ok=True)
-
-
 @contextlib.contextmanager
 def steered(run: Background, folder: Path, owner: Owner, doing: str) -> Iterator[None]:
-    """Inside, `run` does what `ask` says, and `owner` says that it is `doing` this, or paused."""
+    """Inside, `run` does what `ask` says, and `owner`, who is closed at the end, that it is `doing` this, or paused."""
     over = threading.Event()
 
     def listen() -> None:
@@ -45,15 +36,16 @@ def steered(run: Background, folder: Path, owner: Owner, doing: str) -> Iterator
                         run.proceed()
                 before = asked
 
-    with contextlib.suppress(OSError):
-        (folder / ASK).unlink(missing_ok=True)  # what an earlier process was asked
-        owner.sign(doing)
     thread = threading.Thread(target=listen, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    with contextlib.closing(owner):
         with contextlib.suppress(OSError):
-            (folder / ASK).unlink(missing_ok=True)
+            (folder / ASK).unlink(missing_ok=True)  # what an earlier process was asked
+            owner.sign(doing)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            with contextlib.suppress(OSError):
+                (folder / ASK).unlink(missing_ok=True)

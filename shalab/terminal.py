@@ -17,9 +17,8 @@ from shalab.corpus import SOURCES, Corpus, load_corpus
 from shalab.device import Precision, threads
 from shalab.errors import InputError
 from shalab.evaluate import evaluate, warmup_bytes
-from shalab.events import seconds_left
 from shalab.files import write_text
-from shalab.follow import Follower
+from shalab.follow import Follower, seconds_left
 from shalab.generate import as_text, generate
 from shalab.plan import CARDS, Card, plan, savings
 from shalab.presets import find_preset

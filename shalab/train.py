@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shalab import divergence, snapshot
 from shalab import evaluate as evaluation
 from shalab.batches import Streams, Windows
 from shalab.clock import CHECKPOINT_S, Stopwatch, evaluations_by, report_due, steps_by_clock, trust_due
 from shalab.corpus import Corpus
-from shalab.device import Precision, compiled
+from shalab.device import Precision, compiled, to_host
 from shalab.events import CheckpointEvent, EndEvent, EvalEvent, Event, SampleEvent, StepEvent, TrustEvent
 from shalab.generate import generate
 from shalab.model import SHARNN, State
@@ -22,7 +21,11 @@ from shalab.optim import Lamb, adamw
 from shalab.presets import TrainConfig
 from shalab.schedules import SCHEDULES, cooldown_start
 
-# T window, B streams, V vocabulary
+# T window, B streams, V vocabulary, D width, M bytes in memory
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss, a gradient, a weight or a score is NaN or infinite. No checkpoint holds it."""
 
 
 class Trainer:
@@ -31,7 +34,7 @@ class Trainer:
     total_steps  length of the run, on which the learning-rate schedule depends
     minutes      the length in training time instead: total_steps is then estimated again whenever an update is reported
     seed         of dropout and window lengths; the model was initialised before
-    save         called with the training's state at each checkpoint
+    save         called with `state_dict()` at each checkpoint; of several processes only in the first
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Trainer:
         self.state: State | None = None
         self.step = self.scored = self.n_bytes = 0
         self.cooled = self.saved = False  # the cool-down has begun; the newest checkpoint is of this very state
+        self.broken = False  # an update was interrupted, or its numbers were not finite
         self._saved_at_s = 0.0
         self.best_bpc, self.best = math.inf, self._weights()
         self._unreported: list[tuple[Tensor, Tensor]] = []  # loss and gradient norm of updates since the last report
@@ -88,13 +92,14 @@ class Trainer:
 
     def update(self) -> StepEvent | None:
         """One update of the weights; its event if one is due."""
-        self.saved = False
+        self.saved, self.broken = False, True
         with self.stopwatch.running():
             lr = self.lr
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             report = self._learn()
             self.step += 1
+        self.broken = False
         if report is None:
             return None
         if self.minutes:
@@ -167,9 +172,10 @@ class Trainer:
             self.model, self.corpus.data, begin, end, self.precision, stop=stop,
             n_streams=min(self.config.batch_size, end - begin), context=2 * self.model.config.max_context,
         )  # fmt: skip
-        if not math.isfinite(bpc) and self.team.any(stop is not None and stop.is_set()):
-            return None
-        divergence.check_score(self, bpc)
+        if not math.isfinite(bpc):
+            if self.team.any(stop is not None and stop.is_set()):
+                return None
+            raise self._diverged(self.step, "the score is not finite")
         self.saved = False
         self.scored = evaluations_by(self.step, self.total_steps, self.config.evaluations)
         best = bpc < self.best_bpc
@@ -193,19 +199,18 @@ class Trainer:
         return TrustEvent(self.step, tensors)
 
     def checkpoint(self) -> CheckpointEvent:
+        """NonFiniteError instead of a checkpoint from which training could not continue."""
         self._check_and_report()
-        divergence.check_weights(self)
-        self.save(snapshot.take(self))
-        self.saved, self._saved_at_s = True, self.stopwatch.elapsed_s
+        for name, parameter in self.model.named_parameters():
+            if not parameter.isfinite().all():
+                raise self._diverged(self.step, f"{name} is not finite, and was not saved")
+        state = self.state_dict()
+        self.team.first_does(lambda: self.save(state))
+        self.saved, self._saved_at_s = True, self.elapsed_s
         return CheckpointEvent(self.step)
 
-    def load(self, content: dict) -> None:
-        """Continues from a checkpoint. If it does not fit, an exception, and the trainer cannot be used any more."""
-        snapshot.restore(self, content)
-        self.saved, self._saved_at_s = True, self.stopwatch.elapsed_s
-
     def reschedule(self, total_steps: int | None) -> None:
-        """After `load`, for a run whose length or settings have changed: takes its place in the new schedule.
+        """After `load_state_dict`, if the run's length or settings have changed: takes its place in the new schedule.
 
         total_steps: None for a run of minutes.
         """
@@ -221,7 +226,8 @@ class Trainer:
     def _check_and_report(self) -> tuple[float, float] | None:
         """Mean loss since the last report and the newest gradient norm; waits for the GPU.
 
-        NonFiniteError if one of them overflowed, unless float16's loss scaling skips that update and lowers its scale.
+        NonFiniteError if one of them overflowed; not for a gradient while float16's loss scale is above 1, since
+        GradScaler skips that update and halves the scale.
         """
         if not self._unreported:
             return None
@@ -229,15 +235,29 @@ class Trainer:
         loss_nats = self.team.sum(torch.stack(losses).mean().item()) / self.team.size
         grad_norm = norms[-1].item()
         self._unreported.clear()
-        divergence.check_update(self, loss_nats, grad_norm)
-        return loss_nats, grad_norm
+        if math.isfinite(loss_nats) and (math.isfinite(grad_norm) or self.scaler.get_scale() > 1):
+            return loss_nats, grad_norm
+        what = "a gradient" if math.isfinite(loss_nats) else "the loss"
+        for name, parameter in self.model.named_parameters():
+            if parameter.grad is not None and not parameter.grad.isfinite().all():
+                what += f", the gradient of {name}"
+                break
+        since = " by this step, but perhaps by those before" if self.config.log_every > 1 else ""
+        raise self._diverged(self.step + 1, f"{what} is not finite; nothing was updated{since}")
+
+    def _diverged(self, step: int, what: str) -> NonFiniteError:
+        half = self.precision.dtype != torch.float32
+        begin = "Go on from the last checkpoint with --resume --dtype float32, or begin" if half else "Begin"
+        return NonFiniteError(
+            f"step {step}: {what}. {begin} another run, with another --out and an --lr below {self.config.lr:g}"
+        )
 
     def _evaluation_due(self) -> bool:
         return evaluations_by(self.step, self.total_steps, self.config.evaluations) > self.scored
 
     def _checkpoint_due(self, event: StepEvent | None) -> bool:
         """By steps, or by the clock, which is read only when an update is reported: there all processes wait anyway."""
-        by_clock = self.stopwatch.elapsed_s - self._saved_at_s >= CHECKPOINT_S
+        by_clock = self.elapsed_s - self._saved_at_s >= CHECKPOINT_S
         return self.step % self.config.checkpoint_every == 0 or (event is not None and self.team.any(by_clock))
 
     def _restart_from_best(self) -> None:
@@ -251,6 +271,83 @@ class Trainer:
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    # What a checkpoint keeps
+
+    def state_dict(self) -> dict:
+        """What a new Trainer with the same arguments needs to go on with the same bits as if it had never stopped.
+
+        Several processes call it together; the first one gets the state of all streams, the others {}.
+        """
+        hidden, memory = self.state or State((), ())
+        parts = self.team.gather(
+            {
+                "hidden": [[to_host(part) for part in pair or ()] for pair in hidden],
+                "memory": [None if rows is None else to_host(rows) for rows in memory],
+                "random": self.precision.random_state(),
+            }
+        )
+        if not parts:
+            return {}
+        hiddens, memories = (zip(*(part[name] for part in parts), strict=True) for name in ("hidden", "memory"))
+        return {
+            "model": self.model.state_dict(),
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "hidden": [[torch.cat(part, 1) for part in zip(*pairs, strict=True)] for pairs in hiddens],  # (1, B, D)
+            "memory": [None if rows[0] is None else torch.cat(rows, 1) for rows in memories],  # (M, B, D)
+            "random": [part["random"] for part in parts],
+            "window_random": self.windows.random_state(),
+            **{name: getattr(owner, name) for name, owner in self._counters().items()},
+        }
+
+    def load_state_dict(self, content: dict) -> None:
+        """Continues from a `state_dict`. If it does not fit, an exception, and the trainer cannot be used any more.
+
+        If another number of processes wrote it, dropout masks are drawn anew; if another number format did, the loss
+        scale begins anew.
+        """
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        for parameter, moments in self.optimizer.state.items():
+            if any(moment.ndim and moment.shape != parameter.shape for moment in moments.values()):
+                raise ValueError("moments of other tensors")
+        if content["scaler"]:
+            self.scaler.load_state_dict(content["scaler"])
+        self.best = content["best"]
+        self.state = self._own_streams_of(content["hidden"], content["memory"])
+        self.windows.set_random_state(content["window_random"])
+        for name, owner in self._counters().items():
+            if type(content[name]) is not type(getattr(owner, name)):
+                raise ValueError(f"{name} is {content[name]!r}")
+            setattr(owner, name, content[name])
+        if len(content["random"]) == self.team.size:
+            self.precision.set_random_state(content["random"][self.team.rank])
+        else:
+            self.seed_dropout()
+        self.saved, self._saved_at_s = True, self.elapsed_s
+
+    def _counters(self) -> dict[str, Any]:
+        """Numbers that a checkpoint keeps: name -> the object that has it."""
+        names = "step", "total_steps", "scored", "cooled", "n_bytes", "best_bpc"
+        return {**dict.fromkeys(names, self), "cursor": self.windows, "elapsed_s": self.stopwatch}
+
+    def _own_streams_of(self, hidden: list, memory: list) -> State | None:
+        """A checkpoint's state, in float32, from which every number format is made without loss."""
+        if len(hidden) != len(memory) or len(hidden) not in (0, len(self.model.blocks)):
+            raise ValueError("a state of other blocks")
+
+        def own(x: Tensor) -> Tensor:  # (., B, D)
+            if x.shape[1:] != (self.config.batch_size, self.model.config.d_model):
+                raise ValueError("a state of other streams")
+            return self.precision.place(x[:, self.own_streams].float().contiguous())
+
+        if not hidden:
+            return None
+        return State(
+            tuple((own(h), own(c)) for h, c in hidden), tuple(None if rows is None else own(rows) for rows in memory)
+        )
 
 
 def mean_nats(logits: Tensor, y: Tensor) -> Tensor:

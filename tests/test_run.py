@@ -24,7 +24,6 @@ from shalab import InputError, ModelConfig
 from shalab.checkpoint import BEFORE, NEWEST, load_checkpoint, load_model, save_checkpoint, weights_sha256
 from shalab.cli import main
 from shalab.device import Precision
-from shalab.divergence import NonFiniteError
 from shalab.events import read_metrics
 from shalab.export import export
 from shalab.files import replacing
@@ -32,7 +31,7 @@ from shalab.parallel import lost
 from shalab.presets import Budget, Preset
 from shalab.run import Run
 from shalab.run_config import Format
-from shalab.train import EndEvent, StepEvent, TrainConfig
+from shalab.train import EndEvent, NonFiniteError, StepEvent, TrainConfig
 
 RECIPE = TrainConfig(batch_size=5, bptt=17, lr=1e-2, warmup_steps=3, evaluations=3, checkpoint_every=7, sample_bytes=11)
 PRESET = Preset(ModelConfig(256, 11, 33, n_layers=2, attention_layers=(0,), max_context=23), RECIPE, Budget(steps=31))

@@ -16,7 +16,7 @@ import shalab
 ROOT = Path(__file__).parents[1]
 ORDER = (
     "errors files metrics bundled corpus batches parallel device door dropout lstm attention boom "
-    "induction model optim schedules presets evaluate generate checkpoint events clock divergence snapshot train "
+    "induction model optim schedules presets evaluate generate checkpoint events clock train "
     "background steering run_config run"
 ).split()
 # The core imports none of these.

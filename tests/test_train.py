@@ -19,7 +19,6 @@ from shalab.batches import Streams, draw_bptt, steps_in_epochs
 from shalab.checkpoint import load_checkpoint, load_model, save_checkpoint
 from shalab.corpus import Corpus
 from shalab.device import Precision
-from shalab.divergence import NonFiniteError
 from shalab.evaluate import evaluate
 from shalab.export import export
 from shalab.presets import PRESETS, Budget, Preset
@@ -28,6 +27,7 @@ from shalab.train import (
     CheckpointEvent,
     EndEvent,
     EvalEvent,
+    NonFiniteError,
     SampleEvent,
     StepEvent,
     TrainConfig,

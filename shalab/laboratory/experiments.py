@@ -23,7 +23,6 @@ from torch.optim import Adam
 from shalab.bundled import stored_result
 from shalab.corpus import load_corpus
 from shalab.device import Precision
-from shalab.divergence import NonFiniteError
 from shalab.evaluate import charges, evaluate
 from shalab.laboratory.feedforward import with_feed_forward
 from shalab.laboratory.search import open_corpus, updates
@@ -31,7 +30,7 @@ from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN, ModelConfig
 from shalab.optim import Lamb
 from shalab.presets import find_preset
-from shalab.train import EvalEvent, TrainConfig, Trainer
+from shalab.train import EvalEvent, NonFiniteError, TrainConfig, Trainer
 
 Part = Callable[[str, Callable[[], Any]], Any]  # a part's name and what computes it -> its result
 

@@ -43,6 +43,8 @@ class Replay(Background):
                 self.stop.wait(owed)
                 owed = 0.0
             yield line
+            if self.held:
+                self.hold()
             if self.stop.is_set():
                 return
 

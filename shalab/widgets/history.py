@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from shalab.errors import InputError
-from shalab.events import seconds_left
+from shalab.follow import seconds_left
 from shalab.plots import MovingAverage, finite
 
 
