@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shalab.errors import InputError
-from shalab.fast.process import dismiss_helpers
+from shalab.process import dismiss_helpers
 
 
 @dataclass(frozen=True)

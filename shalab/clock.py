@@ -34,10 +34,12 @@ class Stopwatch:
 def steps_by_clock(step: int, elapsed_s: float, minutes: float) -> int:
     """How many steps fit into `minutes` at the mean speed so far; `step` itself when the time is over.
 
+    1 before the first step, when the speed is not known.
+
     As this is asked again and again, step / total_steps is always the part of the time that has passed, and the
     learning-rate schedule, apart from the warm-up, follows the clock even if the machine's speed changes.
     """
-    return max(step, math.ceil(step * 60 * minutes / elapsed_s))
+    return max(step, math.ceil(step * 60 * minutes / elapsed_s)) if step else 1
 
 
 def evaluations_by(step: int, total_steps: int, evaluations: int) -> int:

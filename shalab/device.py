@@ -112,8 +112,13 @@ class Precision:
         if not self.on_cpu and self.device.type in state:
             torch.get_device_module(self.device).set_rng_state(state[self.device.type])
 
+    @property
+    def dtype_name(self) -> str:
+        """One of DTYPES."""
+        return "tf32" if self.tf32 else str(self.dtype).removeprefix("torch.")
+
     def __str__(self) -> str:
-        return f"{self.device.type} ({'tf32' if self.tf32 else str(self.dtype).removeprefix('torch.')})"
+        return f"{self.device.type} ({self.dtype_name})"
 
 
 _switches_lock = threading.Lock()

@@ -156,7 +156,7 @@ class Run(Background):
         """Takes the state of a checkpoint, and its place in the new schedule if settings have changed since."""
         trainer = self.trainer
         try:
-            trainer.load_state_dict(content)
+            trainer.load(content)
         except Exception as error:  # as many kinds as there are ways not to fit
             raise InputError(f"{path} does not fit this run ({' '.join(str(error).split())[:160]})") from error
         self.formats = [each for each, _ in itertools.groupby([*content["formats"], *self.formats])]
@@ -342,7 +342,7 @@ def _own_checkpoint(folder: Path, config: RunConfig) -> tuple[dict, Path | None]
     content, path = newest(folder)
     model_config(content, path)
     try:
-        content["formats"] = [Format(**each) for each in content.get("formats", [])]
+        content["formats"] = [Format.from_dict(each) for each in content.get("formats", [])]
         content["config"] = RunConfig.from_dict(content["config"])
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error})") from error

@@ -36,16 +36,20 @@ def differing(own: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Format:
-    """A device and a number format; free: nobody asked for this format (`Precision.automatic`)."""
+    """A device and a number format; automatic: nobody asked for this format (`Precision.automatic`)."""
 
     device: str
     dtype: str
-    free: bool
+    automatic: bool
 
     @classmethod
     def of(cls, precision: Precision) -> "Format":
-        device, dtype = str(precision).removesuffix(")").split(" (")
-        return cls(device, dtype, precision.automatic)
+        return cls(precision.device.type, precision.dtype_name, precision.automatic)
+
+    @classmethod
+    def from_dict(cls, content: dict) -> "Format":
+        """From config.json or a checkpoint; older ones say free instead of automatic."""
+        return cls(**{"automatic" if name == "free" else name: value for name, value in content.items()})
 
     def __str__(self) -> str:
         return f"{self.device} ({self.dtype})"
@@ -55,8 +59,8 @@ class Format:
         if device == "auto":
             with contextlib.suppress(InputError):
                 device = Precision.pick(self.device, "float32", team).device.type
-        if dtype in ("auto", self.dtype) and (device == self.device or not self.free):
-            return replace(Precision.pick(device, self.dtype, team), automatic=self.free)
+        if dtype in ("auto", self.dtype) and (device == self.device or not self.automatic):
+            return replace(Precision.pick(device, self.dtype, team), automatic=self.automatic)
         return Precision.pick(device, dtype, team)
 
 
@@ -103,10 +107,11 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, content: dict) -> "RunConfig":
-        parts = {
-            "budget": Budget, "model": ModelConfig, "train": TrainConfig, "begun": Format, "init_from": Origin
-        }  # fmt: skip
-        return cls(**{n: parts[n](**value) if n in parts and value else value for n, value in content.items()})
+        parts = {"budget": Budget, "model": ModelConfig, "train": TrainConfig, "init_from": Origin}
+        read = {name: kind(**content[name]) for name, kind in parts.items() if content.get(name)}
+        if content.get("begun"):
+            read["begun"] = Format.from_dict(content["begun"])
+        return cls(**(content | read))
 
     def with_changes(self, values: dict[str, Any], n_train: int) -> "RunConfig":
         """With other settings from here on: a budget by its unit, and fields named in CHANGEABLE.

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shalab import evaluate as evaluation
+from shalab import snapshot
 from shalab.batches import Streams, Windows
 from shalab.clock import CHECKPOINT_S, Stopwatch, evaluations_by, report_due, steps_by_clock, trust_due
 from shalab.corpus import Corpus
-from shalab.device import Precision, compiled, to_host
+from shalab.device import Precision, compiled
 from shalab.events import CheckpointEvent, EndEvent, EvalEvent, Event, SampleEvent, StepEvent, TrustEvent
 from shalab.generate import generate
 from shalab.model import SHARNN, State
@@ -21,7 +22,7 @@ from shalab.optim import Lamb, adamw
 from shalab.presets import TrainConfig
 from shalab.schedules import SCHEDULES, cooldown_start
 
-# T window, B streams, V vocabulary, D width, M bytes in memory
+# T window, B streams, V vocabulary
 
 
 class NonFiniteError(ArithmeticError):
@@ -34,7 +35,7 @@ class Trainer:
     total_steps  length of the run, on which the learning-rate schedule depends
     minutes      the length in training time instead: total_steps is then estimated again whenever an update is reported
     seed         of dropout and window lengths; the model was initialised before
-    save         called with `state_dict()` at each checkpoint; of several processes only in the first
+    save         called with the training's state at each checkpoint; of several processes only in the first
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Trainer:
         self.broken = False  # an update was interrupted, or its numbers were not finite
         self._saved_at_s = 0.0
         self.best_bpc, self.best = math.inf, self._weights()
-        self._unreported: list[tuple[Tensor, Tensor]] = []  # loss and gradient norm of updates since the last report
+        self.unreported: list[tuple[Tensor, Tensor]] = []  # loss and gradient norm of updates since the last report
         self.seed_dropout()
 
     @property
@@ -126,8 +127,11 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         parameters = list(self.model.parameters())
         norm = nn.utils.get_total_norm([p.grad for p in parameters])
-        self._unreported.append((loss_nats, norm))
-        report = self._check_and_report() if report_due(self.step + 1, self.total_steps, self.config) else None
+        self.unreported.append((loss_nats, norm))
+        report = None
+        if report_due(self.step + 1, self.total_steps, self.config):
+            report = self._check(self.step + 1)
+            self.unreported.clear()
         nn.utils.clip_grads_with_norm_(parameters, self.config.clip, norm)  # clip
         self.scaler.step(self.optimizer)  # step
         self.scaler.update()
@@ -200,17 +204,22 @@ class Trainer:
 
     def checkpoint(self) -> CheckpointEvent:
         """NonFiniteError instead of a checkpoint from which training could not continue."""
-        self._check_and_report()
+        self._check(self.step)
         for name, parameter in self.model.named_parameters():
             if not parameter.isfinite().all():
                 raise self._diverged(self.step, f"{name} is not finite, and was not saved")
-        state = self.state_dict()
+        state = snapshot.take(self)
         self.team.first_does(lambda: self.save(state))
         self.saved, self._saved_at_s = True, self.elapsed_s
         return CheckpointEvent(self.step)
 
+    def load(self, content: dict) -> None:
+        """Continues from a checkpoint. If it does not fit, an exception, and the trainer cannot be used any more."""
+        snapshot.restore(self, content)
+        self.saved, self._saved_at_s = True, self.elapsed_s
+
     def reschedule(self, total_steps: int | None) -> None:
-        """After `load_state_dict`, if the run's length or settings have changed: takes its place in the new schedule.
+        """After `load`, if the run's length or settings have changed: takes its place in the new schedule.
 
         total_steps: None for a run of minutes.
         """
@@ -223,18 +232,17 @@ class Trainer:
         """Every process draws its own masks, the first one as if it were alone."""
         torch.manual_seed(self.seed + self.step + 1_000_003 * self.team.rank)
 
-    def _check_and_report(self) -> tuple[float, float] | None:
-        """Mean loss since the last report and the newest gradient norm; waits for the GPU.
+    def _check(self, newest: int) -> tuple[float, float] | None:
+        """Mean loss of the updates that are not reported yet, and the newest one's gradient norm; waits for the GPU.
 
-        NonFiniteError if one of them overflowed; not for a gradient while float16's loss scale is above 1, since
-        GradScaler skips that update and halves the scale.
+        newest: its number; it may be under way. NonFiniteError if loss or norm overflowed; not for a gradient while
+        float16's loss scale is above 1, since GradScaler then skips that update and halves the scale.
         """
-        if not self._unreported:
+        if not self.unreported:
             return None
-        losses, norms = zip(*self._unreported, strict=True)
+        losses, norms = zip(*self.unreported, strict=True)
         loss_nats = self.team.sum(torch.stack(losses).mean().item()) / self.team.size
         grad_norm = norms[-1].item()
-        self._unreported.clear()
         if math.isfinite(loss_nats) and (math.isfinite(grad_norm) or self.scaler.get_scale() > 1):
             return loss_nats, grad_norm
         what = "a gradient" if math.isfinite(loss_nats) else "the loss"
@@ -242,8 +250,9 @@ class Trainer:
             if parameter.grad is not None and not parameter.grad.isfinite().all():
                 what += f", the gradient of {name}"
                 break
-        since = " by this step, but perhaps by those before" if self.config.log_every > 1 else ""
-        raise self._diverged(self.step + 1, f"{what} is not finite; nothing was updated{since}")
+        alone = newest > self.step and len(losses) == 1
+        since = "; nothing was updated" if alone else f", since step {newest - len(losses) + 1} at the earliest"
+        raise self._diverged(newest, f"{what} is not finite{since}")
 
     def _diverged(self, step: int, what: str) -> NonFiniteError:
         half = self.precision.dtype != torch.float32
@@ -271,83 +280,6 @@ class Trainer:
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-
-    # What a checkpoint keeps
-
-    def state_dict(self) -> dict:
-        """What a new Trainer with the same arguments needs to go on with the same bits as if it had never stopped.
-
-        Several processes call it together; the first one gets the state of all streams, the others {}.
-        """
-        hidden, memory = self.state or State((), ())
-        parts = self.team.gather(
-            {
-                "hidden": [[to_host(part) for part in pair or ()] for pair in hidden],
-                "memory": [None if rows is None else to_host(rows) for rows in memory],
-                "random": self.precision.random_state(),
-            }
-        )
-        if not parts:
-            return {}
-        hiddens, memories = (zip(*(part[name] for part in parts), strict=True) for name in ("hidden", "memory"))
-        return {
-            "model": self.model.state_dict(),
-            "best": self.best,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "hidden": [[torch.cat(part, 1) for part in zip(*pairs, strict=True)] for pairs in hiddens],  # (1, B, D)
-            "memory": [None if rows[0] is None else torch.cat(rows, 1) for rows in memories],  # (M, B, D)
-            "random": [part["random"] for part in parts],
-            "window_random": self.windows.random_state(),
-            **{name: getattr(owner, name) for name, owner in self._counters().items()},
-        }
-
-    def load_state_dict(self, content: dict) -> None:
-        """Continues from a `state_dict`. If it does not fit, an exception, and the trainer cannot be used any more.
-
-        If another number of processes wrote it, dropout masks are drawn anew; if another number format did, the loss
-        scale begins anew.
-        """
-        self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        for parameter, moments in self.optimizer.state.items():
-            if any(moment.ndim and moment.shape != parameter.shape for moment in moments.values()):
-                raise ValueError("moments of other tensors")
-        if content["scaler"]:
-            self.scaler.load_state_dict(content["scaler"])
-        self.best = content["best"]
-        self.state = self._own_streams_of(content["hidden"], content["memory"])
-        self.windows.set_random_state(content["window_random"])
-        for name, owner in self._counters().items():
-            if type(content[name]) is not type(getattr(owner, name)):
-                raise ValueError(f"{name} is {content[name]!r}")
-            setattr(owner, name, content[name])
-        if len(content["random"]) == self.team.size:
-            self.precision.set_random_state(content["random"][self.team.rank])
-        else:
-            self.seed_dropout()
-        self.saved, self._saved_at_s = True, self.elapsed_s
-
-    def _counters(self) -> dict[str, Any]:
-        """Numbers that a checkpoint keeps: name -> the object that has it."""
-        names = "step", "total_steps", "scored", "cooled", "n_bytes", "best_bpc"
-        return {**dict.fromkeys(names, self), "cursor": self.windows, "elapsed_s": self.stopwatch}
-
-    def _own_streams_of(self, hidden: list, memory: list) -> State | None:
-        """A checkpoint's state, in float32, from which every number format is made without loss."""
-        if len(hidden) != len(memory) or len(hidden) not in (0, len(self.model.blocks)):
-            raise ValueError("a state of other blocks")
-
-        def own(x: Tensor) -> Tensor:  # (., B, D)
-            if x.shape[1:] != (self.config.batch_size, self.model.config.d_model):
-                raise ValueError("a state of other streams")
-            return self.precision.place(x[:, self.own_streams].float().contiguous())
-
-        if not hidden:
-            return None
-        return State(
-            tuple((own(h), own(c)) for h, c in hidden), tuple(None if rows is None else own(rows) for rows in memory)
-        )
 
 
 def mean_nats(logits: Tensor, y: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from playwright.sync_api import expect
 
 from shalab import InputError
 from shalab.background import Background, StateEvent
+from shalab.checkpoint import load_checkpoint
 from shalab.clock import steps_by_clock
 from shalab.presets import Budget, Preset
 from shalab.run import Run
@@ -77,6 +78,7 @@ def test_a_paused_run_holds_and_its_clock_too(tmp_path, text, small, precision):
 
     run.start(listen)
     assert held.wait(30)
+    assert load_checkpoint(tmp_path / "a")["step"] == 5  # a pause may last for days
     elapsed_s, weights = run.trainer.elapsed_s, run.trainer.model.embedding.weight.clone()
     began = time.perf_counter()
     time.sleep(0.5)

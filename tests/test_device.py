@@ -333,7 +333,7 @@ def test_only_the_command_line_keeps_freed_memory(text, precision, tmp_path, mon
     from shalab.cli import main
 
     kept = []
-    for place in ("fast.process", "commands.train"):
+    for place in ("process", "commands.train"):
         monkeypatch.setattr(f"shalab.{place}.keep_freed_memory", lambda: kept.append(True))
     preset = PRESETS["tiny"]
     (tmp_path / "own.txt").write_bytes(text.tobytes())

@@ -102,12 +102,21 @@ def test_another_format_is_said_and_named_in_the_result(make, capsys, a, b):
     assert Run.resume("a").precision.dtype == getattr(torch, b)
 
 
+def test_a_run_that_was_stopped_before_its_first_update_gets_other_minutes(make):
+    run = make("a", 0, preset=replace(PRESET, budget=Budget(minutes=1)))
+    run.stop.set()
+    list(run.events())
+    run = Run.resume("a", changes={"minutes": 2})
+    assert run.trainer.step == 0 and run.config.budget == Budget(minutes=2)
+    assert next(event for event in run.events() if isinstance(event, StepEvent)).step == 1
+
+
 def test_a_device_that_is_gone_is_replaced_and_said(make, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     make("a", 13)
     content = load_checkpoint("a")
-    for free, dtype in ((False, "float32"), (True, "bfloat16")):
-        content["formats"] = [{"device": "cuda", "dtype": dtype, "free": free}]
+    for name, automatic, dtype in (("automatic", False, "float32"), ("free", True, "bfloat16")):  # as it was, too
+        content["formats"] = [{"device": "cuda", "dtype": dtype, name: automatic}]
         save_checkpoint(Path("a") / NEWEST, content)
         monkeypatch.setattr("shalab.device.bfloat16_pays", lambda: False)
         assert str(Run.resume("a").precision) == "cpu (float32)"

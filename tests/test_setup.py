@@ -15,8 +15,8 @@ import shalab
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    "errors files metrics bundled corpus batches parallel device door dropout lstm attention boom "
-    "induction model optim schedules presets evaluate generate checkpoint events clock train "
+    "errors files metrics bundled corpus batches parallel device process door dropout lstm attention boom "
+    "induction model optim schedules presets evaluate generate checkpoint events clock snapshot train "
     "background steering run_config run"
 ).split()
 # The core imports none of these.
@@ -25,7 +25,7 @@ AROUND = (
     "plots diagram cell_diagram course capstone grade cli"
 ).split()
 TOKENIZATION = "tokenizer pieces counting accounts attacks".split()
-FAST = "conditions masks lstm attention boom lamb decoder process".split()
+FAST = "conditions masks lstm attention boom lamb decoder".split()
 
 
 def lock():

@@ -184,6 +184,16 @@ def test_a_loss_or_gradient_that_is_not_finite_updates_nothing(text, precision, 
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
 
 
+def test_what_broke_before_a_report_is_not_called_an_update_that_was_not_made(text, precision):
+    trainer = make_trainer(text, precision, 5000, replace(RECIPE, log_every=10, checkpoint_every=10))
+    for _ in range(13):
+        trainer.update()
+    trainer.model.decoder.bias.register_hook(lambda grad: grad * math.nan)
+    trainer.update()  # clipped and applied: nobody has looked yet
+    with pytest.raises(NonFiniteError, match=r"step 14: a gradient, .* is not finite, since step 11 at the earliest\."):
+        trainer.checkpoint()
+
+
 @pytest.mark.parametrize("k", [1, 7, 11, 13, 21, 30, 31])  # 7: a checkpoint; 11, 21, 31: evaluations are due
 def test_resume_is_exact(path, preset, precision, tmp_path, k):
     """Stopped after k updates at an arbitrary place and resumed, against never stopped: bit for bit."""
@@ -196,6 +206,26 @@ def test_resume_is_exact(path, preset, precision, tmp_path, k):
     torch.manual_seed(99)  # whatever happened in between does not matter
     resumed = Run.resume(tmp_path / "b", precision)
     assert resumed.trainer.step == k
+    list(resumed.events())
+    _same(straight, resumed)
+
+
+def test_the_mean_loss_of_ten_updates_survives_a_stop_among_them(path, preset, precision, tmp_path):
+    preset = replace(preset, train=replace(RECIPE, log_every=10, checkpoint_every=10), budget=Budget(steps=500))
+    straight = Run.create(tmp_path / "a", "own", preset, path, 3, precision=precision)
+    list(straight.events())
+    halted = Run.create(tmp_path / "b", "own", preset, path, 3, precision=precision)
+    update = halted.trainer.update
+
+    def stopped():  # at the step 13: reports are at 10, 15 and 20
+        event = update()
+        if halted.trainer.step == 13:
+            halted.stop.set()
+        return event
+
+    halted.trainer.update = stopped
+    assert list(halted.events())[-1] == EndEvent(13, "stopped")
+    resumed = Run.resume(tmp_path / "b", precision)
     list(resumed.events())
     _same(straight, resumed)
 
@@ -580,7 +610,7 @@ def test_a_weight_that_broke_unseen_is_never_saved(text, precision):
         return original()
 
     trainer.next_window = break_and_stop
-    with pytest.raises(NonFiniteError, match="perhaps by those before"):
+    with pytest.raises(NonFiniteError, match="step 3: the loss, .* is not finite, since step 1 at the earliest"):
         list(trainer.events(stop))
     assert trainer.step == 3 and not saved
 
@@ -601,7 +631,7 @@ def test_without_a_compiler_compiling_changes_nothing(text, precision, monkeypat
 def test_dismissed_helpers_are_gone_and_come_back():
     """In a process of its own, which has two threads whatever this machine has."""
     code = (
-        "import os, torch; from shalab.fast.process import dismiss_helpers; torch.set_num_threads(2)\n"
+        "import os, torch; from shalab.process import dismiss_helpers; torch.set_num_threads(2)\n"
         "def threads(): (torch.ones(1 << 20) * 2).sum(); return len(os.listdir('/proc/self/task'))\n"
         "before = threads(); dismiss_helpers()\n"
         "print(before - len(os.listdir('/proc/self/task')), threads() - before)"

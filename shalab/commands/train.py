@@ -21,10 +21,10 @@ from shalab.corpus import STDIN
 from shalab.device import Precision
 from shalab.errors import InputError
 from shalab.events import as_line
-from shalab.fast.process import keep_freed_memory
 from shalab.model import ModelConfig
 from shalab.parallel import Team, lost
 from shalab.presets import MOST, PRESETS, Budget, TrainConfig, find_preset
+from shalab.process import keep_freed_memory
 from shalab.run import Run, other_model
 from shalab.run_config import CHANGEABLE, RunConfig, differing, to_resume
 

@@ -1,7 +1,7 @@
 """shalab watch and plan: a run that another process trains, and one that is not begun yet."""
 
 from shalab.commands import Command
-from shalab.fast.process import keep_freed_memory
+from shalab.process import keep_freed_memory
 
 ASKS = {  # of `shalab watch`
     "pause": "ask its process to pause, with a checkpoint",

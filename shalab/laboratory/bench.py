@@ -29,7 +29,6 @@ from shalab.device import Precision, bfloat16_pays
 from shalab.door import TRICKS, plain
 from shalab.evaluate import charges
 from shalab.fast.masks import POOL
-from shalab.fast.process import dismiss_helpers, keep_freed_memory
 from shalab.generate import generate
 from shalab.laboratory.gpt import GPT_RECIPE, GPTTrainer
 from shalab.laboratory.search import open_corpus
@@ -39,6 +38,7 @@ from shalab.model import SHARNN, ModelConfig
 from shalab.optim import Lamb
 from shalab.plan import multiply_adds
 from shalab.presets import PRESETS
+from shalab.process import dismiss_helpers, keep_freed_memory
 from shalab.train import EvalEvent, Trainer, steps_by_clock
 
 LAPTOP, PAPER = PRESETS["laptop"], PRESETS["paper"]
@@ -133,7 +133,7 @@ def bench_training(peaks: dict, rounds: int = 15) -> list[dict]:
         rows.append(
             {
                 "size": case.name, "batch": f"{case.batch_size} x {case.bptt}", "memory": case.memory,
-                "products": str(Precision.pick("cpu").dtype).removeprefix("torch."),
+                "products": Precision.pick("cpu").dtype_name,
                 "fast_bytes_per_s": n_bytes / fast, "plain_bytes_per_s": n_bytes / slow,
                 "ratio": median_ratio(taken[case, "plain"], taken[case, "fast"]),
                 "cost_by_memory": median_ratio(taken[case, "fast"], smaller) if smaller else "", "gflops": gflops,

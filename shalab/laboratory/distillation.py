@@ -27,13 +27,13 @@ from torch.nn import functional as F
 
 from shalab.bundled import stored_result
 from shalab.course import trained_model
-from shalab.fast.process import keep_freed_memory
 from shalab.files import write_json, writing
 from shalab.laboratory.contestants import COPIER, FULL, Size, contestant
 from shalab.laboratory.experiments import Part, kept
 from shalab.laboratory.lab import machine, trained
 from shalab.laboratory.race import scores
 from shalab.model import SHARNN
+from shalab.process import keep_freed_memory
 from shalab.train import Trainer, mean_nats
 
 # T window, B streams, V vocabulary, P positions of a stream

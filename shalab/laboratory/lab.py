@@ -35,11 +35,11 @@ from filelock import FileLock, Timeout
 
 from shalab.cli import main
 from shalab.errors import COUNT, InputError, refuse, wrong
-from shalab.fast.process import keep_freed_memory
 from shalab.files import check_file, write_json, writing
 from shalab.laboratory.contestants import CONTESTANTS, FULL, REFERENCE, TOY, Contestant, Size, contestant
 from shalab.laboratory.race import scores, to_its_end
 from shalab.laboratory.timing import processor
+from shalab.process import keep_freed_memory
 
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t by number of seeds
 

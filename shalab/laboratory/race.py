@@ -26,7 +26,6 @@ from shalab.bundled import stored_result
 from shalab.corpus import load_corpus
 from shalab.device import Precision
 from shalab.evaluate import evaluate
-from shalab.fast.process import keep_freed_memory
 from shalab.laboratory.experiments import READING, Part, finish, kept, told
 from shalab.laboratory.gpt import GPT_RECIPE, GPTTrainer
 from shalab.laboratory.heads import study
@@ -34,6 +33,7 @@ from shalab.laboratory.search import open_corpus, updates
 from shalab.laboratory.timing import processor
 from shalab.model import SHARNN
 from shalab.presets import find_preset
+from shalab.process import keep_freed_memory
 from shalab.train import Trainer
 
 PAPER, COPIER, NO_HEAD, GPT = "SHA-RNN, the paper's start", "SHA-RNN, a copier", "without a head", "GPT"

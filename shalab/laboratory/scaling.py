@@ -21,13 +21,13 @@ import numpy as np
 
 from shalab.corpus import load_corpus
 from shalab.device import Precision
-from shalab.fast.process import keep_freed_memory
 from shalab.laboratory.search import open_corpus
 from shalab.laboratory.timing import full_state
 from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import Team
 from shalab.plan import CPU, Cost, update_cost
 from shalab.presets import PRESETS
+from shalab.process import keep_freed_memory
 from shalab.train import TrainConfig, Trainer
 
 

@@ -21,11 +21,11 @@ import torch
 from shalab.corpus import Corpus, load_corpus
 from shalab.device import Precision
 from shalab.errors import InputError
-from shalab.fast.process import keep_freed_memory
 from shalab.laboratory.gpt import GPTConfig, GPTTrainer
 from shalab.metrics import NATS_PER_BIT
 from shalab.model import SHARNN, ModelConfig
 from shalab.presets import find_preset
+from shalab.process import keep_freed_memory
 from shalab.train import EvalEvent, StepEvent, TrainConfig, Trainer
 
 
