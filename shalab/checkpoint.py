@@ -11,7 +11,8 @@ from torch import Tensor
 
 from shalab.errors import InputError
 from shalab.files import notice, replacing
-from shalab.model import SHARNN, ModelConfig, blank
+from shalab.model import SHARNN, ModelConfig
+from shalab.shapes import blank
 
 FORMAT = "shalab checkpoint"
 VERSION = 2

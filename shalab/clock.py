@@ -12,7 +12,7 @@ CHECKPOINT_S = 300.0  # of training, at most, that a power failure costs, beside
 class Stopwatch:
     """Measures training time. An update that was held up, by Ctrl-Z for example, counts as ten usual ones at most.
 
-    log_every: one update in so many waits for the GPU, and takes the time of all of them.
+    log_every: only one update in so many waits for the GPU, and is charged with the time of all of them.
     """
 
     def __init__(self, log_every: int):

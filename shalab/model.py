@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from shalab.attention import AttentionHead, OverparameterisedVector
@@ -204,21 +203,3 @@ class SHARNN(nn.Module):
                 module.collapse()
         self.config = replace(self.config, collapsed=True)
         return self
-
-
-class _Undrawn(TorchFunctionMode):
-    """Inside, nn.init does nothing. Without memory to write to, PyTorch would load its compiler for it, for seconds."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if getattr(function, "__module__", None) != nn.init.__name__:
-            return function(*args, **(kwargs or {}))
-
-
-def blank(config: ModelConfig) -> SHARNN:
-    """The model that SHARNN(config) would be, of shapes alone; takes no memory."""
-    with torch.device("meta"), _Undrawn():
-        return SHARNN(replace(config, induction=False))  # which changes values, not shapes
-
-
-def n_parameters(config: ModelConfig) -> int:
-    return blank(config).n_parameters

@@ -40,8 +40,9 @@ from dataclasses import dataclass, replace
 
 from shalab.errors import ABOVE_0, InputError, refuse, wrong
 from shalab.fast.attention import CHUNK, KEPT
-from shalab.model import ModelConfig, n_parameters
+from shalab.model import ModelConfig
 from shalab.presets import Preset, TrainConfig
+from shalab.shapes import n_parameters
 
 
 @dataclass(frozen=True)

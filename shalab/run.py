@@ -31,10 +31,11 @@ from shalab.errors import SEED, InputError, refuse, wrong
 from shalab.evaluate import evaluate
 from shalab.events import Event, as_line, read_metrics
 from shalab.files import Owner, WriteError, as_json, notice, replacing, write_json, write_text, writing
-from shalab.model import SHARNN, ModelConfig, n_parameters
+from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import ALONE, Team
 from shalab.presets import Budget, Preset
 from shalab.run_config import Format, Origin, RunConfig, differing, to_resume
+from shalab.shapes import n_parameters
 from shalab.steering import steered
 from shalab.train import NonFiniteError, Trainer
 

@@ -15,7 +15,7 @@ from shalab.model import SHARNN, ModelConfig
 from shalab.parallel import Team
 from shalab.presets import MOST, Budget, TrainConfig
 
-# What may change while a run goes on; every other field decides what its weights and its streams are.
+# What may change while a run goes on; the other fields say what its weights, its streams and its scores are.
 CHANGEABLE = (
     "dropout", "dropout_input", "dropout_hidden",
     "accumulate", "lr", "schedule", "warmup_steps", "restart_from_best", "clip", "evaluations", "checkpoint_every",

@@ -16,7 +16,7 @@ import shalab
 ROOT = Path(__file__).parents[1]
 ORDER = (
     "errors files metrics bundled corpus batches parallel device process door dropout lstm attention boom "
-    "induction model optim schedules presets evaluate generate checkpoint events clock snapshot train "
+    "induction model shapes optim schedules presets evaluate generate checkpoint events clock snapshot train "
     "background steering run_config run"
 ).split()
 # The core imports none of these.

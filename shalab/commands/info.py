@@ -9,8 +9,8 @@ from shalab.device import Precision, threads
 from shalab.door import TRICKS
 from shalab.errors import InputError
 from shalab.files import as_json
-from shalab.model import n_parameters
 from shalab.presets import PRESETS
+from shalab.shapes import n_parameters
 
 
 def define(command: Command) -> None:
