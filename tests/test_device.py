@@ -68,7 +68,7 @@ import os, warnings, torch, matplotlib
 import shalab.cli, shalab.plots, shalab.widgets
 from shalab import SHARNN, ModelConfig
 from shalab.device import Precision, _switches
-from shalab.fast import process
+from shalab import process
 from shalab.corpus import load_corpus
 from shalab.generate import generate
 from shalab.train import TrainConfig, Trainer
