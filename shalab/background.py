@@ -30,14 +30,14 @@ class Background:
     """Something whose `events()` a thread reads; it can be started, paused, stopped and waited for.
 
     listener  called in that thread with each event, and with a StateEvent at each change; there is one at a time
-    stop      set to ask for the end; `events()` itself looks at it, and at `held`, and calls `hold()`
+    stop      set to ask for the end; `events()` itself looks at it, and at `pause_asked`, and calls `hold()`
     """
 
     def __init__(self):
         self.stop = Stop()
         self.listener: Callable = lambda event: None
         self._paused = False  # a pause was asked for
-        self.holding = False  # in a pause, which begins after the event under way when it is asked for
+        self.is_paused = False  # in a pause, which begins after the event under way when it is asked for
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -73,17 +73,17 @@ class Background:
         self.stop.set()
 
     @property
-    def held(self) -> bool:
+    def pause_asked(self) -> bool:
         """Whether a pause was asked for and has not been ended."""
         return self._paused and not self.stop.is_set()
 
     def hold(self) -> None:
         """Returns when the pause has been ended."""
-        self.holding = True
+        self.is_paused = True
         self.listener(StateEvent("paused"))
-        while self.held:
+        while self.pause_asked:
             self.stop.wait(0.05)
-        self.holding = False
+        self.is_paused = False
         self.listener(StateEvent("running"))
 
     def wait(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shalab.errors import InputError
-from shalab.files import finite, reading
+from shalab.files import json_safe, reading
 from shalab.metrics import NATS_PER_BIT
 
 
@@ -77,7 +77,7 @@ def as_line(event: Event) -> dict:
     line = {"event": type(event).__name__.removesuffix("Event").lower(), **asdict(event)}
     if isinstance(event, StepEvent):
         line["bpc"] = event.loss_nats / NATS_PER_BIT
-    return finite(line)
+    return json_safe(line)
 
 
 def read_metrics(folder: Path) -> list[dict]:

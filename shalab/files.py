@@ -81,13 +81,13 @@ def write_text(path: Path, text: str) -> None:
         file.write(content)
 
 
-def finite(x):
+def json_safe(x):
     """x as JSON gives it back, with None in place of numbers that JSON does not have."""
     return json.loads(json.dumps(x), parse_constant=lambda _: None)
 
 
 def as_json(content: dict, indent: int | None = None) -> str:
-    return json.dumps(finite(content), indent=indent, allow_nan=False)
+    return json.dumps(json_safe(content), indent=indent, allow_nan=False)
 
 
 def write_json(path: Path, content: dict) -> None:

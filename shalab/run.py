@@ -39,7 +39,7 @@ from shalab.shapes import n_parameters
 from shalab.steering import steered
 from shalab.train import NonFiniteError, Trainer
 
-MADE = ("config.json", "metrics.jsonl", NEWEST, BEFORE, "result.json", "curve.png", "sample.txt")
+RUN_FILES = ("config.json", "metrics.jsonl", NEWEST, BEFORE, "result.json", "curve.png", "sample.txt")
 
 
 class Run(Background):
@@ -56,8 +56,9 @@ class Run(Background):
             config.seed, self._save, config.budget.minutes,
         )  # fmt: skip
         self.formats = [Format.of(precision)]  # in which it was trained, the last one until now
-        self._newest = self._stamp()
-        self._kept: int | None = None  # step of the newest checkpoint
+        self._newest_id = self._checkpoint_id()
+        self._kept_step: int | None = None  # step of the newest checkpoint
+        self._last_line: dict | None = None  # that metrics.jsonl had when the training began
         self._before: Path | None = folder / BEFORE  # where it is kept when the next comes; None if it is damaged
 
     @classmethod
@@ -107,7 +108,7 @@ class Run(Background):
                 if data == STDIN:
                     with replacing(folder / RUN_DATA) as file:
                         file.write(corpus.data.data)
-                run._write_beginning()
+                run._write_config_and_metrics()
 
         precision.team.first_does(begin)
         if origin:  # from here on, the run has its weights itself
@@ -161,7 +162,7 @@ class Run(Background):
         except Exception as error:  # as many kinds as there are ways not to fit
             raise InputError(f"{path} does not fit this run ({' '.join(str(error).split())[:160]})") from error
         self.formats = [each for each, _ in itertools.groupby([*content["formats"], *self.formats])]
-        self._kept = trainer.step
+        self._kept_step = trainer.step
         if path.name == BEFORE:
             self._before = None
         if content["config"].changes < self.config.changes:
@@ -180,14 +181,14 @@ class Run(Background):
         leaves the loop early, unless several processes would have to write together. From this call until the end of
         the events no other process can use the folder; InputError if another one does already.
         """
-        return self._events(self.precision.team.first_does(self._take))
+        return self._events(self.precision.team.first_does(self._claim_folder))
 
     def _events(self, owner: Owner | None) -> Iterator[Event]:
         team, events = self.precision.team, self.trainer.events(self.stop)
         with steered(self, self.folder, owner, "training") if owner else contextlib.nullcontext():
             try:
                 while True:
-                    if self.held:
+                    if self.pause_asked:
                         self.trainer.checkpoint()  # a pause may last for days
                         self.hold()
                     with stop_on_interrupt(self.stop):
@@ -195,7 +196,7 @@ class Run(Background):
                     if event is None:
                         return
                     if team.first:
-                        self._note(as_line(event))
+                        self._append(as_line(event))
                     yield event
             except GeneratorExit:  # the reader left between two updates
                 if team.size == 1:
@@ -204,20 +205,20 @@ class Run(Background):
                 raise
 
     @property
-    def held(self) -> bool:
+    def pause_asked(self) -> bool:
         """All processes hold together, and ask together."""
-        return self.precision.team.any(super().held)
+        return self.precision.team.any(super().pause_asked)
 
-    def _take(self) -> Owner:
+    def _claim_folder(self) -> Owner:
         """Becomes the owner of the folder and brings its files to the state of this run."""
         with self._writing():
             owner = Owner(self.folder)
         try:
             if self.trainer.broken:
                 raise InputError(f"an update of {self.folder} was broken off halfway: Run.resume it")
-            if self._stamp() != self._newest:
+            if self._checkpoint_id() != self._newest_id:
                 raise InputError(f"{self.folder} has gone on since this Run was made: Run.resume it")
-            self._write_beginning()
+            self._write_config_and_metrics()
             if not self.trainer.finished and (self.folder / "result.json").exists():  # it goes on
                 with writing(self.folder):
                     os.replace(self.folder / "result.json", self.folder / "result-before.json")
@@ -226,13 +227,13 @@ class Run(Background):
             raise
         return owner
 
-    def _write_beginning(self) -> None:
+    def _write_config_and_metrics(self) -> None:
         """config.json, and metrics.jsonl without the lines of steps that no checkpoint has."""
         write_json(self.folder / "config.json", asdict(self.config))
         written = self.metrics() if (self.folder / "metrics.jsonl").exists() else []
         lines = [line for line in written if line["step"] <= self.trainer.step]
         write_text(self.folder / "metrics.jsonl", "".join(as_json(line) + "\n" for line in lines))
-        self._end = lines[-1] if lines else None
+        self._last_line = lines[-1] if lines else None
 
     @staticmethod
     def launch(*arguments, **options) -> Background:
@@ -298,11 +299,11 @@ class Run(Background):
             with (self.folder / "metrics.jsonl").open("rb+") as metrics:  # no checkpoint is ahead of its lines
                 os.fsync(metrics.fileno())
             save_checkpoint(self.folder / NEWEST, content, self._before)
-        self._newest, self._kept, self._before = self._stamp(), self.trainer.step, self.folder / BEFORE
+        self._newest_id, self._kept_step, self._before = self._checkpoint_id(), self.trainer.step, self.folder / BEFORE
 
-    def _note(self, line: dict) -> None:
+    def _append(self, line: dict) -> None:
         """Appends to metrics.jsonl, and notices at once if the folder was moved, removed or closed."""
-        if line == self._end:  # a run that was over already
+        if line == self._last_line:  # a run that was over already
             return
         with self._writing(), (self.folder / "metrics.jsonl").open("ab", buffering=0) as file:
             content = as_json(line).encode() + b"\n"
@@ -320,10 +321,14 @@ class Run(Background):
                     raise OSError("it has become read-only")
                 yield
         except WriteError as error:
-            kept = "no checkpoint yet" if self._kept is None else f"the checkpoint of step {self._kept:,} is kept"
+            kept = (
+                "no checkpoint yet"
+                if self._kept_step is None
+                else f"the checkpoint of step {self._kept_step:,} is kept"
+            )
             raise WriteError(f"{error}; {kept}, go on with: {to_resume(self.folder)}") from error
 
-    def _stamp(self) -> tuple | None:
+    def _checkpoint_id(self) -> tuple | None:
         """Identifies the file of the newest checkpoint."""
         with contextlib.suppress(OSError):
             found = (self.folder / NEWEST).stat()
@@ -377,7 +382,7 @@ def other_model(asked: dict, model: ModelConfig) -> list[str]:
 
 def _check_unused(folder: Path, data: str) -> None:
     """InputError if a new run in folder would touch what is there, or read what it writes."""
-    taken = [name for name in MADE if (folder / name).exists()]
+    taken = [name for name in RUN_FILES if (folder / name).exists()]
     with contextlib.suppress(InputError):  # config.json alone is left by a run that was killed before its first line
         if taken == ["config.json"] and RunConfig.read(folder):
             taken = []

@@ -25,7 +25,7 @@ def steered(run: Background, folder: Path, owner: Owner, doing: str) -> Iterator
         before = ""
         while not over.wait(LOOK_S):
             with contextlib.suppress(OSError):  # a folder may be away for a while
-                owner.sign("paused" if run.holding else doing)
+                owner.sign("paused" if run.is_paused else doing)
                 asked = (folder / ASK).read_text(encoding="utf-8") if (folder / ASK).exists() else ""
                 match asked, before:
                     case "stop", _:

@@ -187,7 +187,7 @@ def test_paused_is_said_when_the_run_holds_not_when_it_is_asked_to(precision):
     events = run.events()
     next(events)
     Path("a/ask").write_text("pause", encoding="utf-8")
-    until(lambda: run.held, "pause")
+    until(lambda: run.pause_asked, "pause")
     time.sleep(3 * LOOK_S)
     assert Owner.read(Path("a"))[2] == "training"
     seen = []

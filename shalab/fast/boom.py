@@ -22,12 +22,12 @@ from shalab.fast.conditions import stock
     "nobody watches `widen`",
 )
 def boom(layer: Boom, x: Tensor, drop: Dropout) -> Tensor:
-    if not plain_linear(layer.widen):
+    if not is_stock_linear(layer.widen):
         return NotImplemented
     return fold(drop(widened(layer.widen, x), layer.dropout), x.shape[-1]) / 1.702
 
 
-def plain_linear(layer: nn.Module) -> bool:
+def is_stock_linear(layer: nn.Module) -> bool:
     """Whether it is PyTorch's own linear layer, unwatched, with a bias."""
     return stock(layer, nn.Linear) and layer.bias is not None
 

@@ -86,7 +86,7 @@ def _beside(hidden: list) -> State:
     "nobody watches or replaced a head",
 )
 def rolling_decoder(model: SHARNN, prompts: Sequence[bytes], precision: Precision):
-    return RollingDecoder(model, prompts, precision) if all(map(_is_stock, model.blocks)) else NotImplemented
+    return RollingDecoder(model, prompts, precision) if all(map(_has_stock_head, model.blocks)) else NotImplemented
 
 
 def weights_dtype(n_texts: int, precision: Precision) -> torch.dtype:
@@ -122,7 +122,7 @@ class RollingDecoder:
         return logits[0]
 
 
-def _is_stock(block: nn.Module) -> bool:
+def _has_stock_head(block: nn.Module) -> bool:
     """Whether nobody watches or replaced what collapsing would take away."""
     head = getattr(block, "attention", None)
     return head is None or (

@@ -32,7 +32,7 @@ WIDE = 768  # measured on an AMD EPYC
 )
 def fast_recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | None):
     one = len(x) == 1 and not torch.is_grad_enabled()
-    if not _plain(lstm) or not (one or on_cpu(x)):
+    if not _is_stock_lstm(lstm) or not (one or on_cpu(x)):
         return NotImplemented
     (flat,), dtype = lstm.all_weights, product_dtype(x)
     if dtype == torch.float16:  # a CPU has no LSTM in it
@@ -54,7 +54,7 @@ def fast_recurrent(lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor] | Non
         return y, (h, c)
 
 
-def _plain(lstm: nn.LSTM) -> bool:
+def _is_stock_lstm(lstm: nn.LSTM) -> bool:
     """Whether it is PyTorch's own LSTM, unwatched, of one layer in one direction, with biases."""
     if not stock(lstm, nn.LSTM) or lstm.num_layers > 1 or lstm.bidirectional or lstm.proj_size:
         return False

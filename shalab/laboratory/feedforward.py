@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from shalab.boom import gelu
 from shalab.door import door, stands_in_for
 from shalab.dropout import Dropout
-from shalab.fast.boom import plain_linear, widened
+from shalab.fast.boom import is_stock_linear, widened
 from shalab.model import SHARNN
 
 # D width, H inner width
@@ -29,7 +29,7 @@ class FeedForward(nn.Module):
 @stands_in_for(FeedForward.forward, "one pass of silu, feed-forward", "as Boom's", "nobody watches its two layers")
 def feed_forward(layer: FeedForward, x: Tensor, drop: Dropout) -> Tensor:
     """As in Boom, the factors of gelu stand outside the wide tensor: the second matrix alone takes longer."""
-    if not (plain_linear(layer.widen) and plain_linear(layer.narrow)):
+    if not (is_stock_linear(layer.widen) and is_stock_linear(layer.narrow)):
         return NotImplemented
     x = drop(widened(layer.widen, x), layer.dropout)  # (..., H)
     return F.linear(x, layer.narrow.weight / 1.702, layer.narrow.bias)  # (..., D)

@@ -43,7 +43,7 @@ class Replay(Background):
                 self.stop.wait(owed)
                 owed = 0.0
             yield line
-            if self.held:
+            if self.pause_asked:
                 self.hold()
             if self.stop.is_set():
                 return
