@@ -42,7 +42,7 @@ def attention_mask(bptt: int, n_keys: int, device: torch.device | None = None) -
 
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """Softmax of q k^T over the keys that the mask allows: q (..., T, D), scaled, k (..., K, D) -> (..., T, K)"""
+    """Softmax of q k^T over keys that the mask allows: scaled q (..., T, D / N), k (..., K, D / N) -> (..., T, K)"""
     scores = q @ k.mT
     mask = attention_mask(q.shape[-2], k.shape[-2], scores.device)
     return scores.masked_fill(~mask, -math.inf).softmax(-1)

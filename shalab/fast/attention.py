@@ -80,7 +80,7 @@ class _Read(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, window, context, drop, dropout):
-        """q (T, B, D), window (T, B, D), context (K, B, D) -> (T, B, D)
+        """q, window (T, B N, D / N), context (K, B N, D / N) -> (T, B N, D / N)
 
         window: the last rows of context, an argument only to receive their gradient
         """
@@ -95,7 +95,7 @@ class _Read(torch.autograd.Function):
             masks = [drop.mask((chunk.stop - chunk.start, len(context)), dropout, q.dtype) for chunk in chunks]
             window_mask = drop.mask((bptt, d_model), dropout, q.dtype)
             values_mask = [*drop.mask((n_memory, d_model), dropout, q.dtype), *window_mask]
-            values = times(context[:, b], values_mask)  # (K, D)
+            values = times(context[:, b], values_mask)  # (K, D / N)
             for chunk, mask in zip(chunks, masks, strict=True):
                 weights = _causal_weights(q[chunk, b], context[:, b], chunk, bptt)  # (t, K)
                 read[chunk, b] = times(weights, mask) @ values
@@ -112,7 +112,7 @@ class _Read(torch.autograd.Function):
         chunks = _chunks(bptt, len(context))
         d_q, d_window = torch.empty_like(q), torch.empty_like(q)
         for b, (masks, values_mask, window_mask) in enumerate(ctx.masks):
-            values = times(context[:, b], values_mask)  # (K, D)
+            values = times(context[:, b], values_mask)  # (K, D / N)
             dropped, d_scored = [], []  # the window's columns, (t, T) each
             for n, (chunk, mask) in enumerate(zip(chunks, masks, strict=True)):
                 if kept:
@@ -124,7 +124,7 @@ class _Read(torch.autograd.Function):
                 d_q[chunk, b] = d_scores @ context[:, b]
                 dropped.append(times(weights, mask)[:, -bptt:].clone())  # a view would keep all K columns
                 d_scored.append(d_scores[:, -bptt:].clone())
-            d_values = torch.cat(dropped).T @ d_read[:, b]  # (T, D), of the window's rows
+            d_values = torch.cat(dropped).T @ d_read[:, b]  # (T, D / N), of the window's rows
             d_window[:, b] = torch.addmm(times(d_values, window_mask), torch.cat(d_scored).T, q[:, b])
         return d_q, d_window, None, None, None
 
@@ -144,7 +144,7 @@ def _chunks(bptt: int, n_keys: int) -> list[slice]:
 
 
 def _causal_weights(q: Tensor, context: Tensor, rows: slice, bptt: int) -> Tensor:
-    """q (t, D), the window's `rows`, context (K, D) -> (t, K)"""
+    """q (t, D / N), the window's `rows`, context (K, D / N) -> (t, K)"""
     scores = q @ context.T
     future = ~attention_mask(bptt, bptt, q.device)[rows]  # (t, T)
     scores[:, -bptt:].masked_fill_(future, -math.inf)
