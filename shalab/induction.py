@@ -54,9 +54,9 @@ def start_copying(blocks: Sequence[Block]) -> None:
 
 
 def _copy(weight: str, lstm: nn.LSTM, source: slice, units: slice) -> None:
-    """Lets units of an LSTM be tanh(STEEP x) of what `weight` brings from `source`, about, and forget all else.
+    """Makes each of these units of an LSTM about tanh(STEEP x) of one unit of `source`, and keep nothing of its past.
 
-    weight: the name of one of its matrices
+    weight: the name of the matrix that brings `source`
     """
     parts = {name: parameter.unflatten(0, (4, -1)) for name, parameter in lstm.named_parameters()}
     w_x, w_h, w = parts["weight_ih_l0"], parts["weight_hh_l0"], parts[weight]  # (4, D, D)

@@ -64,7 +64,7 @@ def attend(
 
 
 def scaled_query(head: AttentionHead, h: Tensor, drop: Dropout) -> Tensor:
-    """(T, B, D) -> (T, B, D), scaled, and with the keys' gate on it"""
+    """As `AttentionHead.forward` makes it, scaled, and with the keys' gate on it: (T, B, D) -> (T, B, D)"""
     q = torch.sigmoid(head.query_gate) * head.norm_query(head.query(h))
     return drop(q, head.dropout) * (torch.sigmoid(head.key_gate) / math.sqrt(q.shape[-1] / head.n_heads))
 
