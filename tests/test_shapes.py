@@ -45,21 +45,24 @@ NAMED = re.compile(rf"((?:\w+, )*\w+) +{SHAPE.pattern}")
 RESULT = re.compile(rf"-> (?:\w+ )?{SHAPE.pattern}")
 
 
+def text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
 class Promises:
     """What a file says of shapes: line -> targets and shapes, and the docstrings of its functions."""
 
     def __init__(self, path: Path):
-        with tokenize.open(path) as file:
-            self.source = file.read()
-        legend = next((line for line in self.source.splitlines() if re.match(r"# [A-Z] \w", line)), "")
+        source = text(path)
+        legend = next((line for line in source.splitlines() if re.match(r"# [A-Z] \w", line)), "")
         self.fixed = dict(pair for words, pair in LEGEND.items() if words in legend)
         comments = {
             token.start[0]: token.string
-            for token in tokenize.generate_tokens(iter(self.source.splitlines(True)).__next__)
+            for token in tokenize.generate_tokens(iter(source.splitlines(True)).__next__)
             if token.type == tokenize.COMMENT
         }
         self.lines: dict[int, tuple[int, list[str], list[str]]] = {}  # first line -> last, targets, shapes
-        for node in ast.walk(ast.parse(self.source)):
+        for node in ast.walk(ast.parse(source)):
             match node:
                 case ast.Assign(targets=[target]) | ast.AugAssign(target=target) | ast.For(target=target):
                     last = node.iter.end_lineno if isinstance(node, ast.For) else node.end_lineno
@@ -174,7 +177,7 @@ def everything(precision: Precision) -> None:
 def untested(kept: set[tuple[str, int]]) -> Iterator[str]:
     for path in FILES:
         name = path.relative_to(SHALAB).as_posix()
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = text(path).splitlines()
         for line in Promises(path).lines:
             if (name, line) not in kept:
                 yield f"{name}: {lines[line - 1].strip()}"
@@ -205,13 +208,12 @@ def test_a_wrong_promise_is_noticed():
 
 
 @pytest.mark.parametrize("old, new", [("# (K, B, D)", "# (T, B, D)"), ("# (B N, T, K)", "# (B, T, K)")])
-def test_a_comment_that_lies_is_found(monkeypatch, tmp_path, old, new):
+def test_a_comment_that_lies_is_found(monkeypatch, old, new):
     """The comment in attention.py is changed for this test; its code stays."""
-    read = tokenize.open
     attention = SHALAB / "attention.py"
-    lying = tmp_path / "attention.py"
-    lying.write_text(attention.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
-    monkeypatch.setattr(tokenize, "open", lambda path: read(lying if path == attention else path))
+    lie = text(attention).replace(old, new)
+    read = text
+    monkeypatch.setattr(sys.modules[__name__], "text", lambda path: lie if path == attention else read(path))
     with Watch() as watch, plain():
         everything(Precision.pick("cpu", "float32"))
     assert watch.faults and all(fault.startswith("attention.py:") for fault in watch.faults)
