@@ -38,7 +38,7 @@ _BEHIND: dict[Callable, list[Trick]] = {}  # a door -> its tricks, in the order 
 
 
 def door(equation: Callable) -> Callable:
-    """`equation`, or the first trick that stands in for it here. It stays readable as `__wrapped__`."""
+    """`equation`, or the first trick that stands in for it here. The equation stays readable as `__wrapped__`."""
 
     tricks: list[Trick] = []
 
@@ -83,7 +83,7 @@ def plain(*names: str) -> Iterator[None]:
     False
     """
     if unknown := set(names) - TRICKS.keys():
-        raise InputError(f"no trick is called {', '.join(unknown)}; there are {', '.join(TRICKS)}")
+        raise InputError(f"no trick is called {', '.join(sorted(unknown))}; there are {', '.join(TRICKS)}")
     before = {name: TRICKS[name].on for name in names or TRICKS}
     for name in before:
         TRICKS[name].on = False

@@ -100,19 +100,25 @@ class Run(Background):
         )  # fmt: skip
         run = cls(folder, config, corpus, precision, source)
 
-        def begin() -> None:
+        def begin() -> Owner:
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(Owner(folder)):
+            owner = Owner(folder)
+            try:
                 _check_unused(folder, data)  # again: another process may have been faster
                 if data == STDIN:
                     with replacing(folder / RUN_DATA) as file:
                         file.write(corpus.data.data)
                 run._write_config_and_metrics()
+            except BaseException:
+                owner.close()
+                raise
+            return owner
 
-        precision.team.first_does(begin)
-        if origin:  # from here on, the run has its weights itself
-            run.trainer.checkpoint()
+        owner = precision.team.first_does(begin)
+        with contextlib.closing(owner) if owner else contextlib.nullcontext():
+            if origin:  # from here on, the run has its weights itself
+                run.trainer.checkpoint()
         return run
 
     @classmethod
@@ -163,8 +169,8 @@ class Run(Background):
             raise InputError(f"{path} does not fit this run ({' '.join(str(error).split())[:160]})") from error
         self.formats = [each for each, _ in itertools.groupby([*content["formats"], *self.formats])]
         self._kept_step = trainer.step
-        if path.name == BEFORE:
-            self._before = None
+        if path.name == BEFORE:  # even if nothing more is trained, a whole checkpoint replaces the damaged one
+            self._before, trainer.saved = None, False
         if content["config"].changes < self.config.changes:
             trainer.reschedule(self.config.total_steps)
             further = (
@@ -206,7 +212,7 @@ class Run(Background):
 
     @property
     def pause_asked(self) -> bool:
-        """All processes hold together, and ask together."""
+        """All processes hold together, and ask each other: only the loop that trains may look."""
         return self.precision.team.any(super().pause_asked)
 
     def _claim_folder(self) -> Owner:

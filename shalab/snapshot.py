@@ -52,8 +52,8 @@ def take(trainer: Trainer) -> dict:
 def restore(trainer: Trainer, content: dict) -> None:
     """Continues from what `take` returned; raises ValueError or another exception if that does not fit this trainer.
 
-    If another number of processes wrote it, dropout masks are drawn anew; if another number format did, the loss
-    scale begins anew.
+    If another number of processes wrote it, dropout masks are drawn anew, and of what waits for a report each process
+    has the mean; if another number format did, the loss scale begins anew.
     """
     trainer.model.load_state_dict(content["model"])
     trainer.optimizer.load_state_dict(content["optimizer"])
@@ -69,13 +69,14 @@ def restore(trainer: Trainer, content: dict) -> None:
         if type(content[name]) is not type(getattr(owner, name)):
             raise ValueError(f"{name} is {content[name]!r}")
         setattr(owner, name, content[name])
+    unreported = content.get("unreported", [])  # older ones have none
     if len(content["random"]) == trainer.team.size:
         trainer.precision.set_random_state(content["random"][trainer.team.rank])
-        unreported = content.get("unreported", [[]] * trainer.team.size)[trainer.team.rank]  # older ones have none
-        place = trainer.precision.place
-        trainer.unreported = [(place(loss), place(norm)) for loss, norm in unreported]
+        own = unreported[trainer.team.rank] if unreported else []
     else:
         trainer.seed_dropout()
+        own = [torch.stack([torch.stack(pair) for pair in pairs]).mean(0) for pairs in zip(*unreported, strict=True)]
+    trainer.unreported = [(trainer.precision.place(loss), trainer.precision.place(norm)) for loss, norm in own]
 
 
 def _counters(trainer: Trainer) -> dict[str, Any]:

@@ -76,9 +76,9 @@ def show(
                 if line["event"] == "step":
                     bpc = line["bpc"] or math.nan
                     smooth = bpc if smooth is None else 0.95 * smooth + 0.05 * bpc
+                    speed, left = line["n_bytes"] / line["elapsed_s"] / 1e3, bar.format_interval(seconds_left(line))
                     bar.total = line["total_steps"]
                     bar.update(line["step"] - bar.n)
-                    speed, left = line["n_bytes"] / line["elapsed_s"] / 1e3, bar.format_interval(seconds_left(line))
                     state = f"train {smooth:.3f} valid {valid} bpc, {speed:.1f} kB/s, {left} left"
                     bar.set_postfix_str(state, refresh=False)
                 elif line["event"] == "eval":

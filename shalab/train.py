@@ -235,8 +235,8 @@ class Trainer:
     def _check(self, newest: int) -> tuple[float, float] | None:
         """Mean loss of the updates that are not reported yet, and the newest one's gradient norm; waits for the GPU.
 
-        newest: its number; it may be under way. NonFiniteError if loss or norm overflowed; not for a gradient while
-        float16's loss scale is above 1, since GradScaler then skips that update and halves the scale.
+        newest: the newest update's number; it may be under way. NonFiniteError if loss or norm overflowed; not for a
+        gradient while float16's loss scale is above 1, since GradScaler then skips that update and halves the scale.
         """
         if not self.unreported:
             return None
@@ -255,6 +255,7 @@ class Trainer:
         raise self._diverged(newest, f"{what} is not finite{since}")
 
     def _diverged(self, step: int, what: str) -> NonFiniteError:
+        self.broken = True
         half = self.precision.dtype != torch.float32
         begin = "Go on from the last checkpoint with --resume --dtype float32, or begin" if half else "Begin"
         return NonFiniteError(
@@ -276,6 +277,7 @@ class Trainer:
         if restarts and not self.cooled and self.step >= cooldown_start(self.total_steps):
             self.cooled = True
             if self.best_bpc < math.inf:
+                self.broken = True  # until the update that follows
                 self.model.load_state_dict(self.best)
 
     def _weights(self) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from shalab.device import Precision
 from shalab.door import TRICKS, door, plain, stands_in_for
 from shalab.dropout import Dropout
 from shalab.errors import InputError
+from shalab.fast import conditions
 from shalab.fast.masks import Masks
 from shalab.generate import generate_batch
 from shalab.laboratory.feedforward import FeedForward, with_feed_forward
@@ -188,22 +189,20 @@ def test_an_update_without_one_of_its_operators_is_the_plain_one(operator, monke
         expected = learned_weights()
     monkeypatch.setattr(TRICKS["LAMB on all tensors at once"], "on", True)  # the end of the test puts it back
     monkeypatch.delattr(torch, operator)
-    fast.lamb._rehearse.cache_clear()
+    monkeypatch.setattr(conditions, "_rehearsed", set())
     with pytest.warns(UserWarning, match=f"without the trick 'LAMB on all tensors at once'.*{operator}"):
         found = learned_weights()
     assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize(
-    "trick, place, operator, rehearsed",
+    "trick, place, operator",
     [
-        ("constant memory", torch, "_softmax_backward_data", fast.attention._softmax_backward),
-        ("LSTM in the products' format", torch.ops.mkldnn, "_linear_pointwise", fast.lstm._rehearse),
+        ("constant memory", torch, "_softmax_backward_data"),
+        ("LSTM in the products' format", torch.ops.mkldnn, "_linear_pointwise"),
     ],
 )
-def test_an_operator_that_computes_something_else_costs_speed_and_one_warning(
-    trick, place, operator, rehearsed, monkeypatch
-):
+def test_an_operator_that_computes_something_else_costs_speed_and_one_warning(trick, place, operator, monkeypatch):
     """PyTorch reports a changed signature by RuntimeError, which is noticed before the backward pass needs it."""
     if place is torch.ops.mkldnn and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this processor has no bfloat16 instructions")
@@ -216,10 +215,9 @@ def test_an_operator_that_computes_something_else_costs_speed_and_one_warning(
     monkeypatch.setattr(fast.lstm, "WIDE", 1)
     monkeypatch.setattr(TRICKS[trick], "on", True)  # the end of the test puts it back
     monkeypatch.setattr(place, operator, changed)
-    rehearsed.cache_clear()
+    monkeypatch.setattr(conditions, "_rehearsed", set())
     with pytest.warns(UserWarning, match=f"without the trick {re.escape(repr(trick))}.*{operator}") as seen:
         found = learned(SMALL, "cpu", torch.float32, torch.bfloat16, "")
-    rehearsed.cache_clear()
     assert len(seen) == 1 and not TRICKS[trick].on
     off = FORMATS["bfloat16"][2]
     assert all(torch.allclose(a.float(), b.float(), off, off) for a, b in zip(found, expected, strict=True))

@@ -1,5 +1,6 @@
 """A run in a process of its own: it outlives what began it, is seen and steered through its folder, and goes on."""
 
+import io
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 import torch
 from lab import violations
 from playwright.sync_api import expect
+from tqdm import tqdm
 
 from shalab import InputError, ModelConfig
 from shalab import follow as following
@@ -211,8 +213,19 @@ def test_a_training_that_was_never_scored_is_not_over(precision):
     assert follower.result()["n_steps"] == 31
 
 
-@pytest.mark.parametrize("rest", [{}, {"total_steps": 7, "n_bytes": 5, "elapsed_s": 0}])
-def test_a_line_that_is_none_of_a_runs_gets_a_sentence(rest, far, capsys):
+BEGUN = {"n_bytes": 5, "elapsed_s": 1.0, "bpc": 2.0}
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [{}, {"total_steps": 7, "n_bytes": 5, "elapsed_s": 0}, *({"total_steps": x, **BEGUN} for x in ("abc", [1], None))],
+)
+def test_a_line_that_is_none_of_a_runs_gets_a_sentence(rest, far, capsys, monkeypatch):
+    class Bar(tqdm):  # as in a terminal
+        def __init__(self, **options):
+            super().__init__(**options | {"disable": False, "file": io.StringIO()})
+
+    monkeypatch.setattr("shalab.terminal.tqdm", Bar)
     write([step(1) | rest])
     assert main(["watch", "far"]) == 2
     assert "far holds a line that no run writes: {'event': 'step'" in capsys.readouterr().err

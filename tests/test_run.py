@@ -26,7 +26,7 @@ from shalab.cli import main
 from shalab.device import Precision
 from shalab.events import read_metrics
 from shalab.export import export
-from shalab.files import replacing
+from shalab.files import Owner, replacing
 from shalab.parallel import lost
 from shalab.presets import Budget, Preset
 from shalab.run import Run
@@ -257,6 +257,39 @@ def test_an_update_that_was_broken_off_is_not_gone_on_with(make):
     expected, resumed = make("b"), Run.resume("a")
     list(resumed.events())
     same(expected, resumed)
+
+
+def test_what_was_broken_off_between_two_updates_is_not_gone_on_with_either(make):
+    """While the best weights are copied back, and after weights were found that are not finite."""
+    recipe = replace(RECIPE, schedule="constant-then-half", restart_from_best=True)
+    run = make("a", 0, preset=replace(PRESET, train=recipe))
+
+    def break_off(*_):
+        raise KeyboardInterrupt
+
+    run.trainer.model.load_state_dict = break_off
+    with pytest.raises(KeyboardInterrupt):
+        list(run.events())
+    assert 20 < run.trainer.step < 31
+    with pytest.raises(InputError, match="broken off halfway"):
+        run.events()
+    run = make("b", 0)
+    with pytest.raises(NonFiniteError, match="step 7: "):
+        for event in run.events():
+            if event.step == 7:
+                run.trainer.model.embedding.weight.data[200] = math.nan  # a byte that is not in the text
+    with pytest.raises(InputError, match="broken off halfway"):
+        run.events()
+
+
+def test_a_damaged_checkpoint_is_replaced_even_if_nothing_more_is_trained(make, capsys):
+    make("a", 25)
+    flip(Path("a") / NEWEST)
+    run = Run.resume("a")
+    run.stop.set()
+    list(run.events())
+    capsys.readouterr()
+    assert load_checkpoint("a")["step"] == 21 and not capsys.readouterr().err
 
 
 # Damaged files
@@ -801,6 +834,13 @@ def source(make):
 
 def begun(folder, init_from, preset=PRESET, precision=None):
     return Run.create(Path(folder), "own", preset, "mine.txt", 4, precision=precision, init_from=init_from)
+
+
+def test_nobody_else_gets_the_folder_before_it_has_the_weights(source, precision, monkeypatch):
+    owned = []
+    monkeypatch.setattr("shalab.run.save_checkpoint", lambda path, *_: owned.append(Owner.is_held(path.parent)))
+    begun("a", "source", OTHER, precision)
+    assert owned == [True]
 
 
 @pytest.mark.parametrize("place", ["source", "source/checkpoint.pt", "shared", "shared/checkpoint.pt"])

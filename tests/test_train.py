@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch._inductor.config
 
-from shalab import SHARNN, InputError, ModelConfig
+from shalab import SHARNN, InputError, ModelConfig, snapshot
 from shalab.batches import Streams, draw_bptt, steps_in_epochs
 from shalab.checkpoint import load_checkpoint, load_model, save_checkpoint
 from shalab.corpus import Corpus
@@ -228,6 +228,17 @@ def test_the_mean_loss_of_ten_updates_survives_a_stop_among_them(path, preset, p
     resumed = Run.resume(tmp_path / "b", precision)
     list(resumed.events())
     _same(straight, resumed)
+
+
+def test_what_two_processes_had_not_reported_one_reports_as_their_mean(text, precision):
+    trainer = make_trainer(text, precision, 5000, replace(RECIPE, log_every=10, checkpoint_every=10))
+    trainer.update()
+    content = snapshot.take(trainer)
+    content["random"] = content["random"] * 2
+    content["unreported"] = [[(torch.tensor(x), torch.tensor(7.0))] * 2 for x in (1.0, 4.0)]
+    other = make_trainer(text, precision, 5000, replace(RECIPE, log_every=10, checkpoint_every=10))
+    other.load(content)
+    assert [(loss.item(), norm.item()) for loss, norm in other.unreported] == [(2.5, 7.0)] * 2
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])  # float16 scales the loss

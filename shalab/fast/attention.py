@@ -8,9 +8,7 @@ EPYC (`assets/bench`), and 1.4 to 1.6 times as long with the plain equations.
 attention does the rest.
 """
 
-import functools
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,7 +18,7 @@ from shalab.attention import AttentionHead, attention_mask, last_rows, split_hea
 from shalab.device import on_cpu
 from shalab.door import stands_in_for
 from shalab.dropout import Dropout
-from shalab.fast.conditions import product_dtype, rehearsal
+from shalab.fast.conditions import product_dtype, rehearse
 from shalab.fast.masks import Masks, times
 
 # T window, B streams, D width, M bytes in memory, K = M + T, N heads
@@ -84,7 +82,7 @@ class _Read(torch.autograd.Function):
 
         window: the last rows of context, an argument only to receive their gradient
         """
-        _softmax_backward()  # what is missing shows here, not in the backward pass
+        rehearse(_softmax_backward)  # what is missing shows here, not in the backward pass
         bptt, n_streams, d_model = q.shape
         n_memory = len(context) - bptt
         chunks = _chunks(bptt, len(context))
@@ -120,7 +118,7 @@ class _Read(torch.autograd.Function):
                 else:
                     weights = _causal_weights(q[chunk, b], context[:, b], chunk, bptt)
                 d_weights = times(d_read[chunk, b] @ values.T, mask)  # (t, K)
-                d_scores = _softmax_backward()(d_weights, weights, -1, weights.dtype)  # (t, K)
+                d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)  # (t, K)
                 d_q[chunk, b] = d_scores @ context[:, b]
                 dropped.append(times(weights, mask)[:, -bptt:].clone())  # a view would keep all K columns
                 d_scored.append(d_scores[:, -bptt:].clone())
@@ -129,12 +127,9 @@ class _Read(torch.autograd.Function):
         return d_q, d_window, None, None, None
 
 
-@functools.cache
-def _softmax_backward() -> Callable:
-    """PyTorch's own: the gradient of a softmax's inputs from that of its results, and the results."""
-    with rehearsal():
-        torch._softmax_backward_data(torch.ones(1, 1), torch.ones(1, 1), -1, torch.float32)
-    return torch._softmax_backward_data
+def _softmax_backward() -> None:
+    one = torch.ones(1, 1)
+    torch._softmax_backward_data(one, one, -1, one.dtype)
 
 
 def _chunks(bptt: int, n_keys: int) -> list[slice]:

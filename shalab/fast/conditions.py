@@ -1,7 +1,6 @@
 """What tricks ask before they stand in."""
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +26,20 @@ def product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if kind != "meta" and torch.is_autocast_enabled(kind) else x.dtype
 
 
-@contextlib.contextmanager
-def rehearsal() -> Iterator[None]:
-    """Inside, private operators of PyTorch are tried once: NotImplementedError, which shuts the door, if they changed.
+_rehearsed: set[Callable] = set()
 
-    PyTorch itself raises a RuntimeError then, as it does when memory is full, which is no reason to shut a door.
+
+def rehearse(act: Callable[[], object]) -> None:
+    """Runs `act` once per process, which tries private operators of PyTorch before anything depends on them.
+
+    NotImplementedError, which shuts the door, if they work otherwise than they did. PyTorch itself raises a
+    RuntimeError then, as it does when memory is full, which is no reason to shut a door. What torch.compile compiles
+    is not rehearsed.
     """
+    if torch.compiler.is_compiling() or act in _rehearsed:
+        return
     try:
-        yield
+        act()
     except RuntimeError as error:
         raise NotImplementedError(str(error)) from error
+    _rehearsed.add(act)

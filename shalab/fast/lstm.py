@@ -7,7 +7,6 @@ rearrange all weights for every byte.
 *Conditions.* PyTorch's LSTM of one layer, unwatched; a CPU, or a single byte without gradient.
 """
 
-import functools
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from shalab.device import on_cpu
 from shalab.door import stands_in_for
-from shalab.fast.conditions import product_dtype, rehearsal, stock
+from shalab.fast.conditions import product_dtype, rehearse, stock
 from shalab.lstm import recurrent
 
 # T window, B streams, D width
@@ -72,7 +71,7 @@ def laid_out(weight: Tensor, n_rows: int) -> Callable[[Tensor], Tensor]:
     known = weight.dtype == torch.bfloat16 and hasattr(onednn, "_linear_pointwise")
     if not (known and onednn._is_mkldnn_bf16_supported()):
         return lambda x: x @ weight.T
-    _rehearse()
+    rehearse(_one_product)
     return _arranged(weight, n_rows)
 
 
@@ -81,11 +80,9 @@ def _arranged(weight: Tensor, n_rows: int) -> Callable[[Tensor], Tensor]:
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, arranged, None, "none", [], "")
 
 
-@functools.cache
-def _rehearse() -> None:
-    with rehearsal():
-        one = torch.ones(1, 1, dtype=torch.bfloat16)
-        _arranged(one, 1)(one)
+def _one_product() -> None:
+    one = torch.ones(1, 1, dtype=torch.bfloat16)
+    _arranged(one, 1)(one)
 
 
 class _Loop(torch.autograd.Function):
