@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shalab.corpus import cache_dir
-from shalab.files import WriteError, as_json, write_json, writing
+from shalab.files import WriteError, as_json, json_safe, write_json, writing
 
 
 def kept(kind: str, key: dict, make: Callable[[], Any], lasts: Callable[[Any], bool] = lambda value: True) -> Any:
@@ -16,13 +16,13 @@ def kept(kind: str, key: dict, make: Callable[[], Any], lasts: Callable[[Any], b
     A file that is damaged is made again. Where nothing can be written, nothing is kept, nor is a value that `lasts`
     refuses.
     """
-    key = json.loads(as_json(key))
+    key = json_safe(key)
     path = cache_dir() / kind / f"{_sha256(key)[:16]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         there = json.loads(path.read_text(encoding="utf-8"))
         if there["key"] == key and there["sha256"] == _sha256([key, there["value"]]):
             return there["value"]
-    value = json.loads(as_json(make()))
+    value = json_safe(make())
     if not lasts(value):
         return value
     with contextlib.suppress(WriteError), writing(path.parent):

@@ -181,10 +181,10 @@ class Trainer:
                 return None
             raise self._diverged(self.step, "the score is not finite")
         self.saved = False
-        self.scored = evaluations_by(self.step, self.total_steps, self.config.evaluations)
         best = bpc < self.best_bpc
         if best:
             self.best_bpc, self.best = bpc, self._weights()
+        self.scored = evaluations_by(self.step, self.total_steps, self.config.evaluations)  # last: until then it is due
         return EvalEvent(self.step, self.n_bytes, bpc, best, self.elapsed_s)
 
     def sample(self) -> SampleEvent:

@@ -230,6 +230,23 @@ def test_the_mean_loss_of_ten_updates_survives_a_stop_among_them(path, preset, p
     _same(straight, resumed)
 
 
+def test_an_evaluation_that_was_broken_off_is_still_due(text, precision):
+    """Also while the best weights are copied, after the score is known."""
+    trainer = make_trainer(text, precision)
+    while not trainer._evaluation_due():
+        trainer.update()
+
+    def break_off():
+        raise KeyboardInterrupt
+
+    trainer._weights, weights = break_off, trainer._weights
+    with pytest.raises(KeyboardInterrupt):
+        trainer.evaluate()
+    assert trainer._evaluation_due() and trainer.best_bpc == math.inf
+    trainer._weights = weights
+    assert trainer.evaluate().best and not trainer._evaluation_due()
+
+
 def test_what_two_processes_had_not_reported_one_reports_as_their_mean(text, precision):
     trainer = make_trainer(text, precision, 5000, replace(RECIPE, log_every=10, checkpoint_every=10))
     trainer.update()
