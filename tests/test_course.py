@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from shalab import course
+from shalab.course.__main__ import main
 from shalab.errors import InputError
 from shalab.pages import course as pages
 
@@ -76,7 +77,7 @@ def test_a_copy_has_no_outputs_and_is_never_overwritten(stored):
     assert not any(cell.outputs or cell.execution_count for cell in copied.cells[1:])
     assert Path("my-course/solutions/00_a.ipynb").exists()
     Path("my-course/00_a.ipynb").write_text("mine", encoding="utf-8")
-    assert course.main(["copy"]) == 0
+    assert main(["copy"]) == 0
     assert Path("my-course/00_a.ipynb").read_text(encoding="utf-8") == "mine"
     assert course.copy(fresh=True) == Path("my-course-2") and course.copy(fresh=True) == Path("my-course-3")
     assert {path.name for path in Path().iterdir()} >= {"my-course", "my-course-2", "my-course-3"}
@@ -85,19 +86,19 @@ def test_a_copy_has_no_outputs_and_is_never_overwritten(stored):
 
 def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(stored, monkeypatch, capsys, tmp_path):
     (tmp_path / "file").touch()
-    assert course.main(["html", "file/pages"]) == 2
-    assert course.main(["execute", "gone.ipynb"]) == 2
+    assert main(["html", "file/pages"]) == 2
+    assert main(["execute", "gone.ipynb"]) == 2
 
     def refused(*_, **__):
         raise PermissionError(13, "Permission denied", "./here")
 
     monkeypatch.setattr("tempfile.TemporaryDirectory", refused)
-    assert course.main(["copy"]) == 2
+    assert main(["copy"]) == 2
     told = capsys.readouterr().err.splitlines()
     assert [line.partition(":")[0] for line in told] == ["shalab"] * 3
     assert "cannot use ./here (Permission denied)" in told[2] and not Path("my-course").exists()
     with pytest.raises(SystemExit):
-        course.main(["copy", "--port=9000"])
+        main(["copy", "--port=9000"])
 
 
 def test_without_a_display_the_course_opens_for_this_machine_alone_and_says_how_to_get_there(tmp_path):
@@ -138,7 +139,7 @@ def test_the_rule_for_pages_knows_what_is_fetched():
 
 
 def test_pages_need_no_network_and_show_equations_and_pictures(stored, tmp_path):
-    course.main(["html", "--stored", str(tmp_path / "pages")])
+    main(["html", "--stored", str(tmp_path / "pages")])
     page = (tmp_path / "pages" / "00_a.html").read_text(encoding="utf-8")
     assert (tmp_path / "pages" / "solutions" / "00_a.html").exists()
     assert not loaded_from_hosts(page)
@@ -180,5 +181,5 @@ def test_the_check_of_the_machine_names_every_notebook(stored, monkeypatch, caps
 def test_what_is_no_notebook_is_refused_by_name_and_left_alone(tmp_path, capsys):
     path = tmp_path / "notes.ipynb"
     path.write_text("no JSON", encoding="utf-8")
-    assert course.main(["execute", str(path)]) == 2
+    assert main(["execute", str(path)]) == 2
     assert "notes.ipynb is no notebook" in capsys.readouterr().err and path.read_text(encoding="utf-8") == "no JSON"

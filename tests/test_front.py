@@ -10,6 +10,7 @@ from PIL import Image
 from take_pictures import FOLDER, taken
 
 from shalab import checks, course
+from shalab.course.__main__ import main
 from shalab.pages import course as pages
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +64,7 @@ def test_minutes_are_read_and_stored(tmp_path, monkeypatch):
     (folder / "teaching.md").write_text("a\n<!-- minutes -->\nold\n<!-- end of minutes -->\nb\n", encoding="utf-8")
     (tmp_path / "README.md").write_text("| [00 A](notebooks/00_a.ipynb) | what | 5 |\n", encoding="utf-8")
     for _ in range(2):
-        assert course.main(["minutes"]) == 0
+        assert main(["minutes"]) == 0
         text = (folder / "teaching.md").read_text(encoding="utf-8")
         assert text == f"a\n<!-- minutes -->\n{course.minutes_tables()}<!-- end of minutes -->\nb\n"
         assert (tmp_path / "README.md").read_text(encoding="utf-8").endswith("| what | 40 |\n")

@@ -22,7 +22,7 @@ ORDER = (
 # The core imports none of these.
 AROUND = (
     "download original export portable dynamic mixing archive kept baselines ledger plan calibrate follow terminal "
-    "plots diagram cell_diagram course capstone grade cli"
+    "plots diagram cell_diagram capstone grade cli"
 ).split()
 TOKENIZATION = "tokenizer pieces counting accounts attacks".split()
 FAST = "conditions masks lstm attention boom lamb decoder".split()
@@ -76,8 +76,11 @@ def test_modules_import_only_modules_before_them():
     for place, name in enumerate(modules):
         imports = re.findall(r"^(?:from shalab\.(\w+) import|from shalab import (\w+))", _source(name), re.M)
         for imported in (a or b for a, b in imports):
-            checks = (name, imported) in (("capstone", "checks"), ("grade", "checks"), ("cli", "commands"))
-            assert checks or imported in modules[:place], f"{name} imports {imported}"
+            folders = {"capstone": ("checks",), "grade": ("checks", "course"), "cli": ("commands",)}
+            before = [*modules[:place], *folders.get(name, ())]
+            assert imported in before, f"{name} imports {imported}"
+    above = {"cli", "grade", "capstone", "checks", "pages", "widgets", "laboratory"}
+    assert not above & set(re.findall(r"shalab\.(\w+)", _source("course/__init__"))), "its commands may, it may not"
     for place, name in enumerate(TOKENIZATION):
         imports = re.findall(r"^from shalab\.([\w.]+) import", _source(f"tokenization/{name}"), re.M)
         for imported in imports:
@@ -130,8 +133,9 @@ import sys, warnings
 warnings.filterwarnings("error", category=EncodingWarning, module="shalab")
 import numpy as np
 from pathlib import Path
-from shalab import checks, cli, course, plots
+from shalab import checks, cli, plots
 from shalab.checks import start_here
+from shalab.course.__main__ import main
 from shalab.tokenization import Claim
 from shalab.widgets import *
 from shalab.widgets.explorer import AttentionExplorer
@@ -158,7 +162,7 @@ for widget in (
 ):
     print(widget._repr_mimebundle_()[0]["text/plain"])
 plots.save(plots.ladder({"今": 2.0}, "今"), Path("ladder.png"))
-print(course.main(["copy"]), "done")
+print(main(["copy"]), "done")
 """
 
 

@@ -11,8 +11,8 @@ __init__.py __main__.py errors.py files.py metrics.py bundled.py corpus.py downl
 device.py process.py door.py dropout.py lstm.py attention.py boom.py induction.py model.py shapes.py optim.py presets.py
 evaluate.py schedules.py generate.py checkpoint.py events.py clock.py snapshot.py train.py background.py steering.py
 run_config.py run.py cli.py original.py export.py portable.py dynamic.py mixing.py archive.py kept.py
-baselines.py ledger.py plan.py calibrate.py follow.py terminal.py plots.py diagram.py cell_diagram.py course.py
-capstone.py grade.py commands tokenization checks fast widgets pages
+baselines.py ledger.py plan.py calibrate.py follow.py terminal.py plots.py diagram.py cell_diagram.py
+capstone.py grade.py course commands tokenization checks fast widgets pages
 """.split()
 
 

@@ -2,7 +2,6 @@
 
     shalab lab ladder.json                                # all of it, three seeds each: half an hour of one core
     shalab lab mine.json --only "minGRU" "SRU"            # these, and what they are held against
-    python -m shalab.laboratory.lab ladder.json           # the same
 
 Equal bytes: all contestants read as many bytes of enwik6, with a schedule that ends where their training does. Those
 that have learning rates of their own try them on the first seed and keep the one with the best score on valid; the
@@ -22,7 +21,6 @@ import math
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -33,7 +31,6 @@ from typing import Any, NamedTuple
 import torch
 from filelock import FileLock, Timeout
 
-from shalab.cli import main
 from shalab.errors import COUNT, InputError, refuse, wrong
 from shalab.files import check_file, write_json, writing
 from shalab.laboratory.contestants import CONTESTANTS, FULL, REFERENCE, TOY, Contestant, Size, contestant
@@ -293,7 +290,3 @@ def run(out: Path, names: Sequence[str], n_bytes: int, n_seeds: int, toy: bool =
         except Timeout as error:
             raise InputError(f"another process is writing to {out}: wait for it, or name another file") from error
     print(f"\nvalid, bits per byte, at equal bytes:\n{table(found)}\n\nin equal time:\n{table(found, equal_time=True)}")
-
-
-if __name__ == "__main__":
-    sys.exit(main(["lab", *sys.argv[1:]]))
