@@ -79,6 +79,10 @@ def test_no_width_below_one(arguments):
         BoomExplorer(*arguments)
 
 
+NAMES = """node => {
+    window.names = [];
+    new MutationObserver(() => names.push(node.textContent)).observe(node, { childList: true });
+}"""
 CELL = "from shalab.widgets import BoomExplorer\nexplorer = BoomExplorer(200, 3)\nexplorer"
 
 
@@ -90,7 +94,7 @@ def test_in_the_browser(lab):
         page.get_by_role("row", name="feed-forward").get_by_text("321,000").wait_for()  # 2 * 200 * 800 + 800 + 200
         page.get_by_label("width D").press("ArrowRight")
         page.get_by_text("H = 864").wait_for()
-        assert lab.execute(page, "print(explorer.d_model, explorer.chunks)") == "216 4"
+        lab.says(page, "print(explorer.d_model, explorer.chunks)", "216 4")
 
         rows = example(4)
         scrubber = page.get_by_label("chunks folded")
@@ -99,9 +103,10 @@ def test_in_the_browser(lab):
         page.get_by_role("img", name=f"3 of 4 chunks summed: {told}").wait_for()
         lab.picture(page.locator(".shalab"), "boom")
         play = page.get_by_role("button", name="Play")
+        play.evaluate(NAMES)
         play.press("Enter")
-        page.get_by_role("button", name="Pause").wait_for()
         play.wait_for()  # it stops by itself, all chunks summed
+        assert page.evaluate("names") == ["Pause", "Play"]
         told = ", ".join(f"{value:.2f}" for value in rows.sum(0) + 0.0)
         page.get_by_role("img", name=f"4 of 4 chunks summed: {told}").wait_for()
         assert scrubber.input_value() == "3"

@@ -141,7 +141,7 @@ def test_in_the_browser(lab):
         small.get_by_label("max_context").press("Home")
         small.get_by_label("window number").press("Home")
         small.get_by_text("memory nothing, window 6 bytes (0–5). After the window the memory holds nothing").wait_for()
-        assert lab.execute(page, "print(view.bptt, view.max_context, view.step)") == "6 0 0"
+        lab.says(page, "print(view.bptt, view.max_context, view.step)", "6 0 0")
         small.get_by_label("window number").press("ArrowRight")
         small.get_by_label("max_context").fill("11")
         small.get_by_text("dropped: 1 byte (0)").wait_for()

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from lab import violations
+from lab import WAIT_MS, violations
 
 from shalab import SHARNN, InputError, ModelConfig
 from shalab.bundled import assets_dir
@@ -25,7 +25,7 @@ def opened(browser):
         context = browser.new_context(offline=True, **options)
         context.add_init_script(before)
         shown = context.new_page()
-        shown.set_default_timeout(120_000)
+        shown.set_default_timeout(WAIT_MS)
         errors, asked = [], []
         shown.on("pageerror", lambda error: errors.append(str(error)))
         shown.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
