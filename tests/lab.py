@@ -116,6 +116,11 @@ class Server:
         return urllib.request.urlopen(request, timeout=60).read()
 
 
+def _is_fault(message) -> bool:
+    """Jupyter's server answers with status 500 to who lists the kernels in the moment in which one of them starts."""
+    return message.type == "error" and "/api/kernels?" not in message.location["url"]
+
+
 class Lab:
     """Opens notebooks in one browser and watches for every error that a reader might see in its console."""
 
@@ -142,7 +147,7 @@ class Lab:
         page.set_default_timeout(WAIT_MS)
         errors = []
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("console", lambda message: errors.append(message.text) if _is_fault(message) else None)
         page.goto(self.server.url(f"lab/tree/{name}?token={self.server.token}&reset"))
         page.wait_for_selector("#jupyterlab-splash", state="detached")
         n_cells = len(nbformat.read(self.server.folder / name, as_version=4).cells)

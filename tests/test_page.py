@@ -92,6 +92,8 @@ def test_a_checkpoint_alone_and_a_model_without_a_head(opened, tmp_path):
     save_checkpoint(tmp_path / "alone.pt", {"config": content["config"], "best": model.state_dict()})
     assert page(tmp_path / "alone.pt", tmp_path / "alone.html") == (tmp_path / "alone.html").stat().st_size
     shown = opened(tmp_path / "alone.html", "Worker = undefined")  # a page may have none
+    shown.get_by_label("bytes", exact=True).fill("20000")
+    shown.get_by_label("bytes", exact=True).press("Enter")
     shown.get_by_role("button", name="write on").click()
     shown.wait_for_function("document.querySelectorAll('.shalab-written').length > 3")
     shown.get_by_role("button", name="stop").click()

@@ -2,7 +2,7 @@
 
 import time
 
-WAIT_S = 300  # a safety net: what is waited for comes within seconds, but on a busy machine nobody knows when
+WAIT_S = 600  # a safety net: what is waited for comes within seconds, but on a busy machine nobody knows when
 
 
 def until(holds, what: str):
