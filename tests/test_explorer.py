@@ -8,6 +8,7 @@ import pytest
 import torch
 from lab import violations
 from playwright.sync_api import expect
+from waiting import until
 
 from shalab import SHARNN, InputError, ModelConfig
 from shalab.plots import png
@@ -334,10 +335,9 @@ def test_explorer_scrolls_and_fits(lab):
             widget, area = page.locator(".shalab"), page.get_by_role("group", name="Map of weights")
             widget.get_by_role("img", name="500 query bytes by 1,500 ages").wait_for()
             lab.picture(page, f"explorer_{name}")
-            assert widget.evaluate("el => el.scrollWidth <= el.clientWidth")
-            assert widget.evaluate(
-                "el => el.getBoundingClientRect().right <= el.parentElement.getBoundingClientRect().right"
-            )
+            fits = """el => el.scrollWidth <= el.clientWidth
+                && el.getBoundingClientRect().right <= el.parentElement.getBoundingClientRect().right"""
+            until(partial(widget.evaluate, fits), "widget that fits")
             zoom = widget.get_by_role("button", name="Zoom in")
             while zoom.is_enabled():
                 zoom.click()

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from lab import violations
+from waiting import until
 
 from shalab import SHARNN, InputError, ModelConfig
 from shalab.attention import attention_mask
@@ -154,6 +155,7 @@ def test_in_the_browser(lab):
 def test_in_the_browser_dark_and_small(lab):
     with lab.notebook(CELL, name="memory-dark.ipynb", dark=True, width=800, height=600) as page:
         page.get_by_role("img", name="causal").wait_for()
-        assert page.locator(".shalab").evaluate("node => node.scrollWidth <= node.parentElement.clientWidth")
+        fits = "node => node.scrollWidth <= node.parentElement.clientWidth"
+        until(lambda: page.locator(".shalab").evaluate(fits), "widget that fits")
         assert violations(page, ".shalab") == []
         lab.picture(page.locator(".shalab"), "memory-dark")
