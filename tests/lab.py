@@ -1,7 +1,9 @@
 """JupyterLab in a real browser, for tests."""
 
+import contextlib
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -9,14 +11,19 @@ import sys
 import time
 import urllib.request
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import TimeoutError
+from playwright.sync_api import TimeoutError, expect
+from waiting import WAIT_S, until
 
 from shalab.laboratory.widgets import launch
+
+WAIT_MS = 120_000  # a safety net: a kernel imports torch first, and a machine may be busy
+expect.set_options(timeout=WAIT_MS)
 
 _FOLDERS = (
     "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
@@ -47,14 +54,19 @@ def launch_browser(playwright):
         pytest.skip(lines)
 
 
+def free_port() -> int:
+    """A port below those that systems give away by themselves: no other test gets it before it is used."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.SystemRandom().randrange(15_000, 30_000)))
+            return probe.getsockname()[1]
+
+
 class Server:
     """JupyterLab on a free loopback port, with settings of its own, serving `folder`."""
 
     def __init__(self, folder: Path, home: Path):
-        self.folder, self.home, self.token = folder, home, "a-token-for-tests"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.folder, self.home, self.token, self.port = folder, home, "a-token-for-tests", free_port()
 
     def __enter__(self):
         folders = {name: str(self.home / name.lower()) for name in _FOLDERS}
@@ -81,7 +93,7 @@ class Server:
     def __exit__(self, *_):
         try:
             self._call("api/shutdown", "POST")
-            self.process.wait(20)
+            self.process.wait(60)
         except (OSError, subprocess.TimeoutExpired):
             self.process.kill()
         self.log.close()
@@ -101,7 +113,12 @@ class Server:
         request = urllib.request.Request(
             self.url(path), method=method, headers={"Authorization": f"token {self.token}"}
         )  # fmt: skip
-        return urllib.request.urlopen(request, timeout=5).read()
+        return urllib.request.urlopen(request, timeout=60).read()
+
+
+def _is_fault(message) -> bool:
+    """Jupyter's server answers with status 500 to who lists the kernels in the moment in which one of them starts."""
+    return message.type == "error" and "/api/kernels?" not in message.location["url"]
 
 
 class Lab:
@@ -127,10 +144,10 @@ class Lab:
     def open(self, name: str, width: int = 1280, height: int = 2400, dark: bool = False):
         """The page of a notebook that lies in the server's folder, its kernel ready."""
         page = self.browser.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(WAIT_MS)
         errors = []
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("console", lambda message: errors.append(message.text) if _is_fault(message) else None)
         page.goto(self.server.url(f"lab/tree/{name}?token={self.server.token}&reset"))
         page.wait_for_selector("#jupyterlab-splash", state="detached")
         n_cells = len(nbformat.read(self.server.folder / name, as_version=4).cells)
@@ -150,7 +167,7 @@ class Lab:
                 theme(page, "JupyterLab Light")  # the server remembers it
             page.close()
 
-    def run_all(self, page, timeout_s: float = 120):
+    def run_all(self, page, timeout_s: float = WAIT_S):
         """Run All, until every cell has its number; no cell may have failed.
 
         On a machine under load the first request to a kernel that has just started is sometimes lost on JupyterLab's
@@ -185,15 +202,24 @@ class Lab:
         wait_until_idle(page)
         return "\n".join(output.all_inner_texts()).strip()
 
+    def says(self, page, source: str, expected, read: Callable = str):
+        """Waits until the kernel says what is expected: a widget sends a change when it has the answer to the last.
+
+        read: makes what is to be compared of what the source prints
+        """
+        end = time.monotonic() + 60
+        while (said := read(self.execute(page, source))) != expected:
+            assert time.monotonic() < end, f"{source} says {said}, not {expected}"
+
     def save(self, page, name: str):
         """Saves the notebook, and waits until its file holds what its cells show."""
         file = self.server.folder / name
         before = file.stat().st_mtime_ns
         menu(page, "File", '[data-command="docmanager:save"]')
-        end = time.monotonic() + 60
-        while file.stat().st_mtime_ns == before or not file.read_text(encoding="utf-8").endswith("}\n"):
-            assert time.monotonic() < end, f"{name} was not saved"
-            time.sleep(0.1)
+        until(
+            lambda: file.stat().st_mtime_ns != before and file.read_text(encoding="utf-8").endswith("}\n"),
+            f"{name} that is newer",
+        )
 
     def picture(self, target, name: str):
         """Keeps a screenshot of a page or of an element."""
@@ -204,6 +230,19 @@ class Lab:
 def wait_until_idle(page):
     """The sign of it is hidden where the toolbar is too narrow."""
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state="attached")
+
+
+def settle(page):
+    """Two frames: what is drawn when its size is known has been drawn."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def narrow(page, widget, width: int = 800, height: int = 600):
+    """Makes the window small, and waits until the widget has its place in it and nothing runs out of that."""
+    page.set_viewport_size({"width": width, "height": height})
+    inside = """(node, width) => innerWidth === width && node.getBoundingClientRect().right <= width
+        && node.scrollWidth <= node.clientWidth"""
+    until(lambda: widget.evaluate(inside, width), f"widget that fits into {width} pixels")
 
 
 def menu(page, title: str, item: str, submenu: str | None = None):

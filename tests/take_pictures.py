@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from lab import launch_browser
+from lab import launch_browser, settle
 from PIL import Image
 
 from shalab.baselines import baselines
@@ -51,7 +51,7 @@ def taken(browser) -> Iterator[tuple[str, object, bytes]]:
         page = browser.new_page(viewport={"width": 1040, "height": 1000})
         page.goto("data:text/html,<!doctype html>")  # without it, tables have another font
         show(page, widget())
-        page.wait_for_timeout(500)  # for what is drawn when its size is known
+        settle(page)
         packed = io.BytesIO()
         picture = Image.open(io.BytesIO(page.locator("#root").screenshot())).convert("RGB")
         picture.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)

@@ -12,8 +12,9 @@ import nbformat
 import pytest
 import torch
 from conftest import TORTURE
-from lab import menu, violations
+from lab import menu, narrow, violations
 from playwright.sync_api import expect
+from waiting import WAIT_S, until
 
 from shalab import InputError
 from shalab.background import Background, StateEvent
@@ -77,7 +78,7 @@ def test_a_paused_run_holds_and_its_clock_too(tmp_path, text, small, precision):
             held.set()
 
     run.start(listen)
-    assert held.wait(30)
+    assert held.wait(WAIT_S)
     assert load_checkpoint(tmp_path / "a")["step"] == 5  # a pause may last for days
     elapsed_s, weights = run.trainer.elapsed_s, run.trainer.model.embedding.weight.clone()
     began = time.perf_counter()
@@ -366,22 +367,18 @@ def test_messages_are_few(monkeypatch):
 
 
 def test_buttons_act_on_the_run():
-    run = Replay(recorded(), speed=1)
+    run = Replay(recorded(3001), speed=1)  # five minutes of it
     dashboard = Dashboard(run)
     run.start()
     for ask, state in (("pause", "paused"), ("continue", "running"), ("pause", "paused"), ("stop", "stopped")):
         dashboard._on_message(None, {"ask": ask}, [])
-        for _ in range(100):
-            if dashboard.history.state == state:
-                break
-            time.sleep(0.02)
-        assert dashboard.history.state == state
+        until(lambda state=state: dashboard.history.state == state, state)
     run.wait()
-    assert 0 < dashboard.history.points.count < 31
+    assert 0 < dashboard.history.points.count < 3001
     run.speed = math.inf
     run.start()
     run.wait()
-    assert dashboard.history.points.count == 31 and dashboard.history.state == "finished"
+    assert dashboard.history.points.count == 3001 and dashboard.history.state == "finished"
 
 
 def test_replay_keeps_the_pace(monkeypatch):
@@ -450,7 +447,6 @@ def test_bad_references():
 
 # In JupyterLab
 
-expect.set_options(timeout=40_000)  # ms; the kernel imports torch first
 TRAIN = """
 import torch; torch.set_num_threads(1)
 from pathlib import Path
@@ -506,9 +502,7 @@ def test_buttons_act_while_a_cell_awaits(lab, tmp_path):
         step, state = kernel.split()
         assert state == "stopped" and 0 < int(step) < 100_000
         assert f"step {int(step):,} of 100,000" in board.inner_text()
-        page.locator('jp-button[data-command="docmanager:save"]').click()
-        page.wait_for_function("document.querySelector('.jp-mod-current .jp-mod-dirty') === null")
-        page.wait_for_timeout(1000)
+        lab.save(page, "live.ipynb")
         (output,) = nbformat.read(lab.server.folder / "live.ipynb", as_version=4).cells[0].outputs
         assert output.data["text/plain"] == "dashboard of a run of 100,000 steps"
         shown = lab.execute(page, "print(dashboard._bundle()['image/png'])")
@@ -542,10 +536,8 @@ def test_dashboard_of_a_recorded_run(lab, tmp_path):
         lab.picture(boards.first, "dashboard-light")
     with lab.open("replay.ipynb", dark=True) as page:
         lab.run_all(page)
-        page.set_viewport_size({"width": 800, "height": 600})
         board = page.get_by_role("group", name="training dashboard").last
         expect(board.get_by_role("status")).to_have_text("finished")
+        narrow(page, board)
         assert violations(page, ".shalab") == []
-        overflow = board.evaluate("node => node.scrollWidth - node.clientWidth")
-        assert overflow <= 0
         lab.picture(board, "dashboard-dark-800")

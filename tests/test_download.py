@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 from test_corpus import small_disk
+from waiting import WAIT_S
 
 from shalab import InputError, download
 from shalab.cli import main
@@ -68,7 +69,6 @@ def mirror(monkeypatch):
     expect(monkeypatch, "http://127.0.0.1:9/enwik8.zip", f"{server.url}/good")
     prefix = hashlib.sha256(CONTENT[:100_003]).hexdigest()
     monkeypatch.setitem(SOURCES, "enwik7", Source(100_003, prefix, prefix_of="enwik8"))
-    monkeypatch.setattr(download, "TIMEOUT_S", 0.5)
     yield server
     server.shutdown()
     server.server_close()
@@ -154,7 +154,7 @@ def answer(status="200 OK", body=b"", **headers):
 
 def stalled(handler):
     answer(Content_Length=len(ARCHIVE), body=ARCHIVE[:7])(handler)
-    handler.server.released.wait(5)
+    handler.server.released.wait(WAIT_S)
 
 
 def endless(**headers):
@@ -214,6 +214,8 @@ NO_ARCHIVES = {
 def test_what_is_no_archive_is_passed_over_and_the_kept_part_untouched(mirror, cache, monkeypatch, capsys, case, kept):
     mirror.bad, message = NO_ARCHIVES[case]
     mirror.released = threading.Event()
+    if case == "a hang":
+        monkeypatch.setattr(download, "TIMEOUT_S", 1)
     before = {"enwik8.zip.part": ARCHIVE[:kept]} if kept else {}
     for name, content in before.items():
         (cache / name).write_bytes(content)
@@ -288,7 +290,7 @@ def test_a_flood_is_read_no_further_than_declared(mirror, cache, monkeypatch, ex
     expect(monkeypatch, f"{mirror.url}/bad", f"{mirror.url}/good")
     with small_disk(1_000_000):
         assert fetch("enwik8").read_bytes() == CONTENT
-    assert mirror.hung_up.wait(5)
+    assert mirror.hung_up.wait(WAIT_S)
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See", "307 Moved", "308 Moved"])
@@ -296,7 +298,7 @@ def test_a_redirection_is_followed_without_reading_its_flood(mirror, monkeypatch
     mirror.bad = endless(status=status, Location="/good")
     expect(monkeypatch, f"{mirror.url}/bad")
     assert fetch("enwik8").read_bytes() == CONTENT
-    assert mirror.hung_up.wait(5)
+    assert mirror.hung_up.wait(WAIT_S)
 
 
 def test_a_part_kept_from_another_mirror_is_replaced_by_a_real_archive(mirror, cache, monkeypatch):
@@ -362,16 +364,16 @@ def test_two_at_once_do_not_meet(mirror, cache, monkeypatch):
 
     def slow(handler):
         answer(body=ARCHIVE[:50_000], Content_Length=SIZE)(handler)
-        go_on.wait(10)
+        go_on.wait(WAIT_S)
         handler.wfile.write(ARCHIVE[50_000:])
 
     mirror.bad = slow
     expect(monkeypatch, f"{mirror.url}/bad")
-    monkeypatch.setattr(download, "TIMEOUT_S", 10)
+    monkeypatch.setattr(download, "TIMEOUT_S", WAIT_S)
     started = threading.Event()
     first = threading.Thread(target=fetch, args=("enwik8", lambda done, total: started.set()))
     first.start()
-    started.wait(10)
+    assert started.wait(WAIT_S)
     for name in ("enwik8", "enwik7"):
         with pytest.raises(InputError, match=f"another process is fetching enwik8 into {cache}: wait until it is done"):
             fetch(name)

@@ -1,11 +1,14 @@
 """The attention explorer: what it computes, without a browser; what a reader sees and does, in one."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from lab import violations
+from playwright.sync_api import expect
+from waiting import until
 
 from shalab import SHARNN, InputError, ModelConfig
 from shalab.plots import png
@@ -230,7 +233,7 @@ def test_explorer_in_jupyterlab(lab):
         image = widget.get_by_role(
             "img", name="Attention of block 1, head 0: 5 query bytes by 9 ages; the largest weight is 0.900"
         )
-        state = lambda: lab.execute(page, "print(e.block, e.head, e.query, e.pinned)")  # noqa: E731
+        says = partial(lab.says, page, "print(e.block, e.head, e.query, e.pinned)")
         title = widget.locator("[role=status]")
 
         shown = image.evaluate(CELLS)
@@ -254,7 +257,7 @@ def test_explorer_in_jupyterlab(lab):
         page.mouse.move(box["x"] + 50, box["y"] + box["height"] * 0.9)
         assert title.inner_text() == "Query byte 1 of 5: “⟨FF⟩” (pinned)"
         page.mouse.move(0, 0)
-        assert state() == "1 0 1 1"
+        says("1 0 1 1")
 
         widget.get_by_role("group", name="Map of weights").focus()
         slider = widget.get_by_role("slider", name="Query byte")
@@ -269,25 +272,29 @@ def test_explorer_in_jupyterlab(lab):
             assert title.inner_text().startswith(f"Query byte {row} of 5") and "(pinned)" in title.inner_text()
             assert mark.evaluate(height) == pytest.approx(24 + 320 * (row + 0.5) / 5, abs=0.6)
         page.keyboard.press("Enter")
-        assert title.inner_text() == "Query byte 3 of 5: “&”" and state() == "1 0 3 None"
+        assert title.inner_text() == "Query byte 3 of 5: “&”"
+        says("1 0 3 None")
         slider.focus()
         page.keyboard.press("Enter")
-        assert title.inner_text() == "Query byte 3 of 5: “&” (pinned)" and state() == "1 0 3 3"
+        assert title.inner_text() == "Query byte 3 of 5: “&” (pinned)"
+        says("1 0 3 3")
         slider.focus()
         page.keyboard.press("ArrowUp")
         page.keyboard.press("ArrowLeft")
         widget.get_by_role("button", name="Unpin").click()
-        assert state() == "1 0 1 None"
+        says("1 0 1 None")
 
         lab.execute(page, "e.pinned = 4")
-        assert title.inner_text() == "Query byte 4 of 5: “z” (pinned)" and slider.input_value() == "4"
+        expect(title).to_have_text("Query byte 4 of 5: “z” (pinned)")
+        assert slider.input_value() == "4"
         widget.get_by_role("combobox", name="Head").select_option("1")
         widget.get_by_role("img", name="Attention of block 1, head 1").wait_for()
         assert first.all_inner_texts()[0] == "0.111"
         widget.get_by_role("combobox", name="Block").select_option("3")
         image = widget.get_by_role("img", name="Attention of block 3, head 1")
         image.wait_for()
-        assert image.evaluate(CELLS) == shown and state() == "3 1 4 4"
+        assert image.evaluate(CELLS) == shown
+        says("3 1 4 4")
 
         assert "weight ≤ 0.0" in widget.locator("svg").first.inner_html()
         widget.get_by_role("combobox", name="Colour").select_option("linear")
@@ -328,10 +335,9 @@ def test_explorer_scrolls_and_fits(lab):
             widget, area = page.locator(".shalab"), page.get_by_role("group", name="Map of weights")
             widget.get_by_role("img", name="500 query bytes by 1,500 ages").wait_for()
             lab.picture(page, f"explorer_{name}")
-            assert widget.evaluate("el => el.scrollWidth <= el.clientWidth")
-            assert widget.evaluate(
-                "el => el.getBoundingClientRect().right <= el.parentElement.getBoundingClientRect().right"
-            )
+            fits = """el => el.scrollWidth <= el.clientWidth
+                && el.getBoundingClientRect().right <= el.parentElement.getBoundingClientRect().right"""
+            until(partial(widget.evaluate, fits), "widget that fits")
             zoom = widget.get_by_role("button", name="Zoom in")
             while zoom.is_enabled():
                 zoom.click()

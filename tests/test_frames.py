@@ -2,6 +2,7 @@ import base64
 
 from lab import violations
 from matplotlib.figure import Figure
+from waiting import until
 
 from shalab import plots
 from shalab.widgets import Frames
@@ -31,6 +32,6 @@ def test_in_the_browser(lab):
         page.get_by_label("slope").press("End")
         shown = page.get_by_role("img", name="slope 1.5")
         shown.wait_for()
-        assert shown.evaluate("node => node.naturalWidth") > 500
+        until(lambda: shown.evaluate("node => node.naturalWidth") > 500, "picture of its size")
         assert violations(page, ".shalab") == []
         lab.picture(page.locator(".jp-Notebook"), "frames")

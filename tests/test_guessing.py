@@ -286,7 +286,7 @@ def test_in_the_browser(lab):
         page.get_by_role("button", name="compare").first.press("Enter")
         table = page.get_by_role("table", name="on the first 22 bytes").first
         kernel = lab.execute(page, "print(*(f'{bits:.2f}' for bits in game.compare().values()))").split()
-        assert [row.locator("td").inner_text() for row in table.locator("tbody tr").all()] == kernel
+        expect(table.locator("tbody td")).to_have_text(kernel)
         assert violations(page, ".shalab") == []
         lab.picture(page.locator(".shalab").first, "guessing")
         field.press_sequentially("l ")

@@ -53,21 +53,29 @@ def test_a_real_grid_of_two_cells_is_killed_and_goes_on(tmp_path):
     """A process is killed after its first training, with a second one under way; the next repeats nothing."""
     out, lines = tmp_path / "ladder.json", tmp_path / "ladder.jsonl"
     program = f"""
-from shalab.laboratory import lab, contestants
+import sys
 from pathlib import Path
+from shalab.laboratory import lab, contestants
+whole, begun = lab.trained, []
+def trained(*arguments):
+    begun.append(arguments)
+    if len(begun) == 2:
+        sys.stdin.read()  # until it is killed
+    return whole(*arguments)
+lab.trained = trained
 lab.LENGTHS = (1.0,)
 contestants.CONTESTANTS["one head"] = contestants.Contestant("", rates=(0.01,))
 contestants.CONTESTANTS.pop("no head")
 lab.ladder(Path({str(out)!r}), ["one head"], contestants.TOY, (0, 1), lambda line: print(line, flush=True))
 """
     command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout.readline().startswith("1 of 2  one head, seed 0, rate 0.01")
         os.kill(first.pid, signal.SIGKILL)
     kept = lines.read_bytes()
     assert len(kept.splitlines()) == 3 and json.loads(out.read_text(encoding="utf-8"))["left"] == 1
     lines.write_bytes(kept + b'{"cell": "one he')  # as a kill in the middle of a line leaves it
-    said = subprocess.check_output(command, text=True).splitlines()
+    said = subprocess.check_output(command, stdin=subprocess.DEVNULL, text=True).splitlines()
     assert said[0].endswith(", kept") and "kept" not in said[1] and len(said) == 2
     assert lines.read_bytes().startswith(kept)
     assert [json.loads(line).get("cell", "")[:16] for line in lines.read_bytes().splitlines()] == [

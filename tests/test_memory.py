@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from lab import violations
+from waiting import until
 
 from shalab import SHARNN, InputError, ModelConfig
 from shalab.attention import attention_mask
@@ -141,7 +142,7 @@ def test_in_the_browser(lab):
         small.get_by_label("max_context").press("Home")
         small.get_by_label("window number").press("Home")
         small.get_by_text("memory nothing, window 6 bytes (0–5). After the window the memory holds nothing").wait_for()
-        assert lab.execute(page, "print(view.bptt, view.max_context, view.step)") == "6 0 0"
+        lab.says(page, "print(view.bptt, view.max_context, view.step)", "6 0 0")
         small.get_by_label("window number").press("ArrowRight")
         small.get_by_label("max_context").fill("11")
         small.get_by_text("dropped: 1 byte (0)").wait_for()
@@ -154,6 +155,7 @@ def test_in_the_browser(lab):
 def test_in_the_browser_dark_and_small(lab):
     with lab.notebook(CELL, name="memory-dark.ipynb", dark=True, width=800, height=600) as page:
         page.get_by_role("img", name="causal").wait_for()
-        assert page.locator(".shalab").evaluate("node => node.scrollWidth <= node.parentElement.clientWidth")
+        fits = "node => node.scrollWidth <= node.parentElement.clientWidth"
+        until(lambda: page.locator(".shalab").evaluate(fits), "widget that fits")
         assert violations(page, ".shalab") == []
         lab.picture(page.locator(".shalab"), "memory-dark")

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from lab import violations
+from lab import WAIT_MS, violations
 
 from shalab import SHARNN, InputError, ModelConfig
 from shalab.bundled import assets_dir
@@ -25,7 +25,7 @@ def opened(browser):
         context = browser.new_context(offline=True, **options)
         context.add_init_script(before)
         shown = context.new_page()
-        shown.set_default_timeout(120_000)
+        shown.set_default_timeout(WAIT_MS)
         errors, asked = [], []
         shown.on("pageerror", lambda error: errors.append(str(error)))
         shown.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
@@ -92,6 +92,8 @@ def test_a_checkpoint_alone_and_a_model_without_a_head(opened, tmp_path):
     save_checkpoint(tmp_path / "alone.pt", {"config": content["config"], "best": model.state_dict()})
     assert page(tmp_path / "alone.pt", tmp_path / "alone.html") == (tmp_path / "alone.html").stat().st_size
     shown = opened(tmp_path / "alone.html", "Worker = undefined")  # a page may have none
+    shown.get_by_label("bytes", exact=True).fill("20000")
+    shown.get_by_label("bytes", exact=True).press("Enter")
     shown.get_by_role("button", name="write on").click()
     shown.wait_for_function("document.querySelectorAll('.shalab-written').length > 3")
     shown.get_by_role("button", name="stop").click()

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from lab import free_port
+from waiting import WAIT_S, until
 
 from shalab import InputError
 from shalab.checkpoint import load_checkpoint
@@ -50,10 +52,7 @@ main()
 
 def start(size, *command, **options):
     """`command` of python in `size` processes that know of each other."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+    common = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": 1}
     return [
         subprocess.Popen(
             [sys.executable, *command],
@@ -66,7 +65,7 @@ def start(size, *command, **options):
 
 def curve(path, size, dropout, dtype, steps):
     processes = start(size, "-c", CURVE, path, str(dropout), dtype, str(steps))
-    outputs = [process.communicate(timeout=300) for process in processes]
+    outputs = [process.communicate(timeout=WAIT_S) for process in processes]
     assert all(process.returncode == 0 for process in processes), outputs
     assert not any(output for output, _ in outputs[1:])
     return json.loads(outputs[0][0])
@@ -140,13 +139,6 @@ def lines(out, kind="step"):
     return [line for line in found if line["event"] == kind]
 
 
-def wait_for(condition, seconds=240):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 def workers(launcher):
     """Process ids of a launcher's children."""
     return [
@@ -160,20 +152,20 @@ def workers(launcher):
 def test_kill_minus_9_loses_only_what_came_after_the_last_checkpoint(path, tmp_path, killed, size):
     out = tmp_path / "run"
     launcher = torchrun(path, out, "--steps", "450")
-    wait_for(lambda: len(lines(out)) > 230)  # past the checkpoint of step 200
+    until(lambda: len(lines(out)) > 230, "update")  # past the checkpoint of step 200
     children = workers(launcher)
     if killed != "launcher":
         os.kill(children[1], signal.SIGKILL)
     if killed != "worker":
         launcher.kill()
-    launcher.communicate(timeout=240)
-    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") and _alive(pid) for pid in children))
+    launcher.communicate(timeout=WAIT_S)
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") and _alive(pid) for pid in children), "end of them all")
     reached = load_checkpoint(out)["step"]
     assert reached >= 200 and (killed != "launcher" or reached > 230)  # told to end, they write where they are
     if reached < 450:
         assert not (out / "result.json").exists()
     resumed = torchrun(path, out, "--resume", size=size)
-    _, errors = resumed.communicate(timeout=240)
+    _, errors = resumed.communicate(timeout=WAIT_S)
     assert resumed.returncode == 0, errors
     assert [line["step"] for line in lines(out)] == list(range(1, 451))
     assert load_checkpoint(out)["step"] == 450 and (out / "result.json").exists()
@@ -190,9 +182,9 @@ def _alive(pid):
 def test_torchrun_restarts_from_the_last_checkpoint(path, tmp_path):
     out = tmp_path / "run"
     launcher = torchrun(path, out, "--steps", "450", restarts=1)
-    wait_for(lambda: len(lines(out)) > 230)
+    until(lambda: len(lines(out)) > 230, "update")
     os.kill(workers(launcher)[0], signal.SIGKILL)  # the one that writes
-    output, errors = launcher.communicate(timeout=240)
+    output, errors = launcher.communicate(timeout=WAIT_S)
     assert launcher.returncode == 0, errors
     assert [line["step"] for line in lines(out)] == list(range(1, 451))
     assert output.count("\nbits per byte") == 1 and (out / "result.json").exists()
@@ -201,7 +193,7 @@ def test_torchrun_restarts_from_the_last_checkpoint(path, tmp_path):
 def test_two_processes_agree_on_the_length_of_a_run_of_minutes(path, tmp_path):
     out = tmp_path / "run"
     launcher = torchrun(path, out, "--minutes", "0.05")
-    output, errors = launcher.communicate(timeout=240)
+    output, errors = launcher.communicate(timeout=WAIT_S)
     assert launcher.returncode == 0, errors
     *_, last = lines(out)
     assert last["step"] == last["total_steps"] == load_checkpoint(out)["step"] and last["elapsed_s"] > 2
@@ -265,18 +257,19 @@ def test_two_machines_learn_what_one_process_learns_though_the_cable_is_pulled(m
         [sys.executable, *shalab(path, alone, "--dtype", "float32", *steps)], env=os.environ | {"OMP_NUM_THREADS": "1"}
     ).returncode == 0  # fmt: skip
     both = on_two(machines, path, out, *steps)
-    wait_for(lambda: len(lines(out)) > 50)
+    until(lambda: len(lines(out)) > 50, "update")
     follower = Follower(out)  # from a third place
     assert follower.process[1] == socket.gethostname()
     name, cable = machines[1]
     ip("-n", name, "link", "set", cable, "down")
-    time.sleep(1)
-    held = len(lines(out))
-    time.sleep(3)
-    assert len(lines(out)) == held < 600
+    held = -1
+    while held < len(lines(out)):  # what was under way comes to its end
+        held = len(lines(out))
+        time.sleep(3)
+    assert held < 600
     ip("-n", name, "link", "set", cable, "up")
     for process in both:
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=WAIT_S)
         assert process.returncode == 0, errors
     expected, found = ([line["loss_nats"] for line in lines(folder)] for folder in (alone, out))
     assert found[:100] == pytest.approx(expected[:100], abs=1e-4) and len(found) == 600
@@ -287,10 +280,10 @@ def test_two_machines_learn_what_one_process_learns_though_the_cable_is_pulled(m
 def test_what_two_machines_began_one_process_ends(machines, path, tmp_path):
     out = tmp_path / "two"
     both = on_two(machines, path, out, "--steps", "450", port=29501)
-    wait_for(lambda: len(lines(out)) > 30)
+    until(lambda: len(lines(out)) > 30, "update")
     Follower(out).end()
     for process in both:
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=WAIT_S)
     reached = load_checkpoint(out)["step"]
     assert 30 < reached < 450
     resumed = subprocess.run([sys.executable, *shalab(path, out, "--resume")], capture_output=True, text=True)

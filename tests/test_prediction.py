@@ -147,7 +147,7 @@ def test_in_the_browser(lab):
         expect(one.get_by_role("img", name=told)).to_be_visible()
         expect(one.get_by_role("img", name="falls")).to_be_visible()
         expect(field).to_be_disabled()
-        assert lab.execute(page, "print(asked.guess, asked.revealed)") == "2.5 True"
+        lab.says(page, "print(asked.guess, asked.revealed)", "2.5 True")
 
         pad = two.get_by_role("slider", name="your curve")
         pad.press("ArrowUp")  # from the middle of 0.69 to 6.5
@@ -156,9 +156,8 @@ def test_in_the_browser(lab):
         pad.press("ArrowDown")
         low, high = map(float, lab.execute(page, "print(*drawn.limits)").split())
         middle, step = (low + high) / 2, (high - low) / 50
-        guess = eval(lab.execute(page, "print(drawn.guess)"))
-        assert guess[1:4] == [None] * 3
-        assert guess[::4] == pytest.approx([middle - 4 * step, middle - 5 * step])
+        first, last = pytest.approx(middle - 4 * step), pytest.approx(middle - 5 * step)
+        lab.says(page, "print(drawn.guess)", [first, None, None, None, last], eval)
         assert pad.get_attribute("aria-valuetext").startswith("at 400: ")
         two.get_by_role("button", name="clear").press("Enter")
         expect(two.get_by_role("img", name="bits per byte over steps, 0 of 5 places drawn")).to_be_visible()
@@ -168,13 +167,14 @@ def test_in_the_browser(lab):
         page.mouse.move(box["x"] + box["width"] - 8, box["y"] + 226)  # ... to the lower right in one stroke
         page.mouse.up()
         expect(two.get_by_role("img", name="5 of 5 places drawn")).to_be_visible()
-        guess = eval(lab.execute(page, "print(drawn.guess)"))
-        assert guess == pytest.approx(np.linspace(high, low, 5), abs=0.1)
+        line = [pytest.approx(y, abs=0.1) for y in np.linspace(high, low, 5)]
+        lab.says(page, "print(drawn.guess)", line, eval)
+        guess = lab.execute(page, "print(drawn.guess)")
         two.get_by_role("button", name="reveal").press("Enter")
         expect(two.get_by_role("status")).to_contain_text("away on average")
         assert lab.execute(page, "print(drawn.told)") == two.get_by_role("status").inner_text()
         pad.press("ArrowUp")
-        assert eval(lab.execute(page, "print(drawn.guess)")) == guess
+        assert lab.execute(page, "print(drawn.guess)") == guess
         assert violations(page, ".shalab") == []
         lab.picture(page.locator(".jp-Notebook"), "prediction")
 
@@ -184,6 +184,7 @@ def test_it_fits_small_windows_in_both_themes(lab, dark):
     more = "asked.guess, asked.revealed = 7.9, True\ndrawn.guess, drawn.revealed = [1, 3, 3, 2, None], True"
     with lab.notebook(NUMBER, CURVE, more, name="prediction_small.ipynb", width=800, height=1200, dark=dark) as page:
         expect(page.get_by_text("away on average")).to_be_visible()
+        expect(page.locator(".shalab")).to_have_count(2)
         for widget in page.locator(".shalab").all():
             assert widget.evaluate("node => node.scrollWidth <= node.clientWidth")
         mark, button = (page.locator(place).first.bounding_box() for place in (".shalab-yours", ".shalab-row button"))

@@ -104,7 +104,7 @@ def test_in_the_browser(lab):
         text.press("ArrowRight")
         page.get_by_text("byte 8, · (169): 8.00 bits, probability 0.004; mean up to here 4.000").wait_for()
         assert text.get_attribute("aria-valuetext").startswith("byte 8, ·")
-        assert lab.execute(page, "print(view.cursor)") == "8"
+        lab.says(page, "print(view.cursor)", "8")
         text.press("ArrowDown")  # to the line that begins after byte 9, the line break
         assert int(text.get_attribute("aria-valuenow")) > 9
         text.press("ArrowUp")
@@ -113,7 +113,7 @@ def test_in_the_browser(lab):
         page.get_by_text("byte 43, d (100): 7.00 bits").wait_for()
         page.get_by_role("combobox", name="show").select_option("short − long")
         page.get_by_text("byte 43, d (100): −7.00 bits (0.00 against 7.00)").wait_for()
-        assert lab.execute(page, "print(view.shown, view.cursor)") == "2 43"
+        lab.says(page, "print(view.shown, view.cursor)", "2 43")
         page.locator(".shalab-page .shalab-byte").nth(2).hover()
         page.get_by_text("byte 2, e (101): +3.00 bits (5.00 against 2.00)").wait_for()
         page.get_by_role("button", name="go to byte 0, t, +7.00 bits").click()

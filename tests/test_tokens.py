@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from lab import violations
+from playwright.sync_api import expect
 
 from shalab import InputError
 from shalab.metrics import NATS_PER_BIT
@@ -158,11 +159,11 @@ def test_in_the_browser(lab):
         small.get_by_label("cut into parts").press("Home")
         small.get_by_role("row", name="▸ word 10 4.29 2.100").wait_for()
         small.get_by_role("row", name="halves 10 4.29 2.100").wait_for()
-        assert small.locator(".shalab-piece").nth(5).inner_text() == "⟨C3⟩\n4.0"
+        expect(small.locator(".shalab-piece").nth(5)).to_have_text("⟨C3⟩\n4.0", use_inner_text=True)
         small.get_by_label("cut into parts").press("ArrowRight")
         small.get_by_label("tokenization").select_option("halves")
         small.get_by_role("row", name="▸ halves 6").wait_for()
-        assert lab.execute(page, "print(shown.shown, shown.longest, shown.cursor)") == "1 2 2"
+        lab.says(page, "print(shown.shown, shown.longest, shown.cursor)", "1 2 2")
 
         told = claims.locator(".shalab-told")
         assert "perplexity 4.00 over 13 tokens" in told.inner_text()
@@ -172,10 +173,9 @@ def test_in_the_browser(lab):
             row.locator("th").inner_text(): float(row.locator("td").first.inner_text())
             for row in claims.locator("tbody tr").all()
         }
-        kernel = lab.execute(
-            page, "print([round(x, 3) for x in [*dial.rows[dial.shown]['parts'].values(), dial.rows[1]['honest']]])"
-        )
-        assert list(parts.values()) == eval(kernel) and list(parts)[1:3] == ["dictionary", "repair"]
+        kernel = "print([round(x, 3) for x in [*dial.rows[dial.shown]['parts'].values(), dial.rows[1]['honest']]])"
+        lab.says(page, kernel, list(parts.values()), eval)
+        assert list(parts)[1:3] == ["dictionary", "repair"]
         assert claims.get_by_label("how much is told").get_attribute("aria-valuetext") == "half of it"
         assert violations(page, ".shalab") == []
         lab.picture(page.locator(".jp-Notebook"), "tokens")
@@ -184,6 +184,7 @@ def test_in_the_browser(lab):
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_fits_small_windows_in_both_themes(lab, dark):
     with lab.notebook(EXPLORER, LONG, DIAL, name="tokens_small.ipynb", width=800, height=1400, dark=dark) as page:
+        expect(page.locator(".shalab")).to_have_count(3)
         for widget in page.locator(".shalab").all():
             assert widget.evaluate("node => node.scrollWidth <= node.clientWidth")
         assert violations(page, ".shalab") == []

@@ -295,21 +295,21 @@ def test_resume_after_sigkill_in_a_fresh_process(path, preset, precision, tmp_pa
     straight = Run.create(tmp_path / "a", "own", preset, path, 3, precision=precision)
     list(straight.events())
     Run.create(tmp_path / "b", "own", preset, path, 3, precision=precision)
-    code = (
-        "import sys, time; from shalab.run import Run; from shalab.device import Precision\n"
+    code = (  # which waits at step 17, before it goes on to the checkpoint of step 21
+        "import sys; from shalab.run import Run; from shalab.device import Precision\n"
         f"for event in Run.resume({str(tmp_path / 'b')!r}, Precision.pick('cpu', 'float32')).events():\n"
-        "    print(event.step, flush=True); time.sleep(0.02)\n"
+        "    print(event.step, flush=True); event.step == 17 and sys.stdin.read()\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     for line in child.stdout:
-        if int(line) >= 17:
+        if int(line) == 17:
             child.send_signal(signal.SIGKILL)
             break
-    child.wait()
-    child.stdout.close()
+    child.communicate()
     resumed = Run.resume(tmp_path / "b", precision)
     assert resumed.trainer.step == 14 and resumed.trainer.state.memory[1].shape[0] == 23
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+    again = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    assert again.returncode == 0
     finished = Run.resume(tmp_path / "b", precision)
     assert finished.trainer.step == 31
     _same(straight, finished)
@@ -659,10 +659,12 @@ def test_without_a_compiler_compiling_changes_nothing(text, precision, monkeypat
 def test_dismissed_helpers_are_gone_and_come_back():
     """In a process of its own, which has two threads whatever this machine has."""
     code = (
-        "import os, torch; from shalab.process import dismiss_helpers; torch.set_num_threads(2)\n"
-        "def threads(): (torch.ones(1 << 20) * 2).sum(); return len(os.listdir('/proc/self/task'))\n"
-        "before = threads(); dismiss_helpers()\n"
-        "print(before - len(os.listdir('/proc/self/task')), threads() - before)"
+        "import os, time, torch; from shalab.process import dismiss_helpers; torch.set_num_threads(2)\n"
+        "def listed(): return len(os.listdir('/proc/self/task'))\n"
+        "def threads(): (torch.ones(1 << 20) * 2).sum(); return listed()\n"
+        "before = threads(); dismiss_helpers(); end = time.monotonic() + 60\n"
+        "while listed() == before and time.monotonic() < end: time.sleep(0.01)\n"  # a thread is listed a little longer
+        "print(before - listed(), threads() - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "0"]

@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from test_download import Mirror, packed
 from test_stopped import STEPS, TINY, run
+from waiting import until
 
 from shalab.cli import main
 from shalab.corpus import load_corpus
@@ -44,13 +44,6 @@ def enwik8(tmp_path, monkeypatch):
     server.server_close()
 
 
-def until(holds):
-    end = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def test_download_launch_lose_the_kernel_find_kill_resume_continue_score_enter(enwik8, tmp_path):
     folder = tmp_path / "runs" / NAME
     said = run("06", [WORDS, "cell-04", "print(DATA)"], tmp_path)  # the download breaks off
@@ -61,7 +54,7 @@ def test_download_launch_lose_the_kernel_find_kill_resume_continue_score_enter(e
     follower = Follower(folder)
     process, _ = follower.process
     before = len(read_metrics(folder))
-    until(lambda: len(read_metrics(folder)) > before)
+    until(lambda: len(read_metrics(folder)) > before, "update")
     found = "print(run.process[0])"
     kill = """
 import asyncio, os, signal
