@@ -1,4 +1,4 @@
-"""What can be done with the course; `shalab.course` itself is what its parts share.
+"""The course's commands; what they share with the checks, the grades and the pages is `shalab.course` itself.
 
 python -m shalab.course lab [OPTION ...] opens a copy in JupyterLab, on this machine alone; its options pass through
 python -m shalab.course copy [--fresh]   my-course/ with empty outputs; never overwrites one
