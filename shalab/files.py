@@ -122,8 +122,13 @@ class Owner:
         if doing == self._doing:
             os.utime(self._name)
         else:
-            content = f"process {os.getpid()} on {socket.gethostname()}\n{doing}\n"
-            self._name.write_text(content, encoding="utf-8")
+            part = self._name.with_name("owner.part")  # who looks meanwhile finds a whole file
+            try:
+                part.write_text(f"process {os.getpid()} on {socket.gethostname()}\n{doing}\n", encoding="utf-8")
+                os.replace(part, self._name)
+            except OSError:
+                part.unlink(missing_ok=True)
+                raise
             self._doing = doing
 
     @staticmethod

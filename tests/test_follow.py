@@ -1,5 +1,6 @@
 """A run in a process of its own: it outlives what began it, is seen and steered through its folder, and goes on."""
 
+import contextlib
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -195,6 +197,16 @@ def test_paused_is_said_when_the_run_holds_not_when_it_is_asked_to(precision):
     Path("a/ask").unlink()
     thread.join(WAIT_S)
     assert seen[-1].reason == "finished"
+
+
+def test_who_looks_while_an_owner_signs_reads_a_whole_sign(tmp_path):
+    with contextlib.closing(Owner(tmp_path)) as owner, ThreadPoolExecutor(1) as other:
+        looking = other.submit(lambda: {Owner.read(tmp_path)[2] for _ in range(20_000)})
+        while not looking.done():
+            owner.sign("paused")
+            owner.sign("training")
+    assert {"paused", "training"} <= looking.result() <= {"starting", "paused", "training"}
+    assert not list(tmp_path.glob("owner*"))
 
 
 def test_a_training_that_was_never_scored_is_not_over(precision):
