@@ -207,7 +207,7 @@ class Lab:
 
         read: makes what is to be compared of what the source prints
         """
-        end = time.monotonic() + 60
+        end = time.monotonic() + WAIT_S
         while (said := read(self.execute(page, source))) != expected:
             assert time.monotonic() < end, f"{source} says {said}, not {expected}"
 
